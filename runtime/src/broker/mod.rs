@@ -1,0 +1,192 @@
+//! The broker seam: where deliveries come from, and where the outbox goes.
+//!
+//! Two back ends: [`amqp`] (RabbitMQ and anything else that speaks AMQP 0-9-1) and [`embedded`] (a durable SQLite
+//! file). Both pass the suite in `tests/suite/broker.rs`; what one of them cannot do is a line in [`Features`].
+
+pub mod amqp;
+pub mod embedded;
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use crate::message::{HeaderValue, Message, Properties};
+
+/// What a back end can do, so that a suite says which of its facts it checks where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Features {
+    /// Publishing to an exchange that does not exist is refused, and not merely returned.
+    pub refuses_unknown_exchange: bool,
+    /// The server can be asked to declare queues with arguments of its own.
+    pub queue_arguments: bool,
+    /// Another process may publish while this one consumes.
+    pub shared: bool,
+}
+
+/// How a queue is brought into being, or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Declare {
+    /// Check that it exists; never change it.
+    #[default]
+    Passive,
+    /// Declare it durable with the given arguments and bindings.
+    Create,
+    /// Say nothing about it.
+    None,
+}
+
+/// A binding of the consumer's queue to an exchange.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Binding {
+    /// The exchange; it must exist.
+    pub exchange: String,
+    /// The routing key or pattern.
+    pub routing_key: String,
+}
+
+/// Everything a broker needs to know to consume one queue.
+#[derive(Debug, Clone, PartialEq)]
+pub struct QueueSpec {
+    /// The queue's name.
+    pub queue: String,
+    /// The consumer's name: it becomes part of the consumer tag.
+    pub consumer: String,
+    /// How the queue comes into being.
+    pub declare: Declare,
+    /// Arguments for [`Declare::Create`], verbatim.
+    pub arguments: BTreeMap<String, HeaderValue>,
+    /// Bindings for [`Declare::Create`].
+    pub bindings: Vec<Binding>,
+    /// At most this many deliveries unsettled; never 0.
+    pub prefetch_messages: u16,
+    /// About this many bytes of bodies unsettled; never 0.
+    pub prefetch_bytes: u64,
+}
+
+/// One handing-over of a message, to be settled once.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    /// What the producer sent.
+    pub message: Message,
+    /// The broker may have delivered it before.
+    pub redelivered: bool,
+    /// Its number within its subscription.
+    pub tag: u64,
+}
+
+/// A live subscription to a queue. When `deliveries` ends, the subscription is gone: tags that were not settled are
+/// void, their messages come again, and the caller subscribes anew with back-off.
+pub struct Subscription {
+    /// The deliveries, in the broker's order; an `Err` is the last item and says why it ended.
+    pub deliveries: mpsc::Receiver<Result<Delivery, BrokerError>>,
+    /// Settles what came through `deliveries`.
+    pub settler: Box<dyn Settler>,
+}
+
+/// The only way to acknowledge.
+#[async_trait]
+pub trait Settler: Send + Sync {
+    /// Acknowledges these tags. Queued to the one task that owns the channel's watermark: it returns when the
+    /// acknowledgement is on its way, not when the broker has read it. Tags of a lost channel are ignored.
+    fn acknowledge(&self, tags: Vec<u64>);
+
+    /// Stops new deliveries, sends the acknowledgements still queued, and closes: what is unsettled goes back to the
+    /// queue. This is both how a pause begins and how a consumer shuts down.
+    async fn close(&self);
+}
+
+/// A message to publish.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outgoing {
+    /// The exchange; empty for the default exchange.
+    pub exchange: String,
+    /// The routing key.
+    pub routing_key: String,
+    /// Properties; `message_id` and `delivery_mode` are already what they should be.
+    pub properties: Properties,
+    /// The body.
+    pub body: Bytes,
+}
+
+/// What became of one published message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Published {
+    /// The broker has taken responsibility for it.
+    Confirmed,
+    /// No queue for it: `mandatory` brought it back.
+    Returned(String),
+    /// The broker refused it: negative confirm, unknown exchange, no right to write.
+    Refused(String),
+    /// Nobody knows: the connection was lost, or publishing is blocked, before an answer came.
+    Unknown(String),
+}
+
+/// A confirmed, mandatory, persistent publisher. It rebuilds its connection by itself.
+#[async_trait]
+pub trait Publisher: Send + Sync {
+    /// Publishes a window and waits for every answer; the results are in the order of `window`.
+    async fn publish(&self, window: &[Outgoing]) -> Vec<Published>;
+}
+
+/// A message broker.
+#[async_trait]
+pub trait Broker: Send + Sync {
+    /// What this back end can do.
+    fn features(&self) -> Features;
+
+    /// Server name and version, for logs and `hapax check --connect`.
+    async fn describe(&self) -> Result<String, BrokerError>;
+
+    /// Declares as `spec` says, without consuming.
+    async fn declare(&self, spec: &QueueSpec) -> Result<(), BrokerError>;
+
+    /// Subscribes to a queue, declaring it first as `spec` says.
+    async fn subscribe(&self, spec: &QueueSpec) -> Result<Subscription, BrokerError>;
+
+    /// A publisher, on a connection apart from the one that consumes.
+    fn publisher(&self) -> Box<dyn Publisher>;
+
+    /// Closes every connection in an orderly way.
+    async fn close(&self);
+}
+
+/// What a broker answers instead.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BrokerError {
+    /// Not reachable, or lost; try again with back-off.
+    #[error("{server}: {reason}")]
+    Unavailable {
+        /// Address without credentials.
+        server: String,
+        /// What happened.
+        reason: String,
+    },
+    /// User or password refused. Tried again with back-off: rights can be mended while we run.
+    #[error("{server} refused the login: {reason}")]
+    Login {
+        /// Address without credentials.
+        server: String,
+        /// What the server said.
+        reason: String,
+    },
+    /// The queue is not as the config says; `hint` holds the command that mends it.
+    #[error("queue {queue:?}: {reason}")]
+    Queue {
+        /// The queue.
+        queue: String,
+        /// Both sides of the disagreement.
+        reason: String,
+        /// What to run or change.
+        hint: String,
+    },
+    /// The broker ended the subscription: consumer cancelled, channel closed.
+    #[error("the broker ended the subscription to {queue:?}: {reason}")]
+    Ended {
+        /// The queue.
+        queue: String,
+        /// What the server said.
+        reason: String,
+    },
+}

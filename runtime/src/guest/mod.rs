@@ -1,0 +1,108 @@
+//! Guests: handler components, from file to verdict.
+//!
+//! A [`Module`](module::Module) is a compiled component that passed its link check; an [`Instance`](instance::Instance)
+//! is one live copy of it, kept by a lane and reused; a [`Call`] is one attempt.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::broker::Outgoing;
+use crate::ledger::database::{Connection, DbError};
+use crate::message::{Message, MessageId};
+
+/// The first 8 bytes of a module's SHA-256 name it in the inbox; people see them in hex.
+pub type ModuleDigest = [u8; 32];
+
+/// What a guest is asked to do.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Phase {
+    /// Handle the message.
+    Handle,
+    /// Undo what a message that will never be handled has caused elsewhere.
+    Compensate(Death),
+}
+
+/// Why a message will never be handled, as `death` of the contract has it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Death {
+    /// `exhausted`, `permanent`, `contention`, …
+    pub reason: String,
+    /// Failed attempts so far.
+    pub attempts: u32,
+    /// The handler's last word; none when none spoke.
+    pub failure: Option<Failure>,
+}
+
+/// What the handler advises about a retry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Advice {
+    /// As the retry policy says.
+    ByPolicy,
+    /// After this long.
+    After(Duration),
+    /// Never: permanent.
+    Never,
+}
+
+/// How an attempt failed, in words for operators.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Failure {
+    /// What to do about it.
+    pub advice: Advice,
+    /// Groups failures; `trap`, `timeout`, `sql-…` where the host speaks for the handler.
+    pub code: Option<String>,
+    /// One line.
+    pub message: String,
+    /// Stack trace or guest stderr, cut at 16 KiB.
+    pub detail: Option<String>,
+}
+
+/// One attempt.
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// Handle or compensate.
+    pub phase: Phase,
+    /// The message id under the consumer's rule.
+    pub id: MessageId,
+    /// What the producer sent.
+    pub message: Arc<Message>,
+    /// 1 on the first attempt.
+    pub attempt: u32,
+    /// How many there may be.
+    pub max_attempts: u32,
+    /// How often the message was redriven: part of every outbox id.
+    pub generation: u32,
+    /// Compensations that took effect so far: part of every idempotency key.
+    pub compensations: u32,
+    /// Wall-clock limit of the attempt.
+    pub time_limit: Duration,
+}
+
+/// What an attempt came to.
+pub struct Finished {
+    /// The guest's word, or the host's in its place.
+    pub verdict: Verdict,
+    /// What it asked to publish; ids and delivery mode are set. Empty unless the verdict is `Ok`.
+    pub outbox: Vec<Outgoing>,
+    /// The lane's connection, unless it went down with the attempt (time-out, trap inside a statement).
+    pub connection: Option<Box<dyn Connection>>,
+    /// The guest changed rows or tried to: a failed attempt that did not leaves nothing to roll back.
+    pub touched_sql: bool,
+    /// The instance must not be used again.
+    pub instance_spent: bool,
+    /// Time inside the call.
+    pub elapsed: Duration,
+}
+
+/// The verdict on an attempt.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Verdict {
+    /// Handled.
+    Ok,
+    /// The handler said so, trapped, ran out of time or memory, or returned ok after a statement of its own failed.
+    Failed(Failure),
+    /// A statement met a deadlock, a serialization failure or a lock time-out: run again alone, uncounted.
+    Contention(DbError),
+    /// The database failed: uncounted.
+    Infrastructure(DbError),
+}

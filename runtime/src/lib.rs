@@ -1,0 +1,9 @@
+//! Hapax: a host runtime that consumes AMQP queues and calls business handlers compiled to WebAssembly components, so
+//! that every message takes effect once. See `ARCHITECTURE.md` for the path of a message and the invariants.
+
+pub mod broker;
+pub mod guest;
+pub mod ledger;
+pub mod lock;
+pub mod message;
+pub mod outcome;

@@ -1,0 +1,85 @@
+//! The lock seam: a short exclusive claim on a message id while an attempt runs.
+//!
+//! Nothing correct depends on it: the inbox's unique key is the judge. It keeps two hosts from running the same
+//! message at the same time and throwing one result away.
+
+pub mod local;
+pub mod redis;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+/// What a back end can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Features {
+    /// Other hosts see the lock.
+    pub shared: bool,
+}
+
+/// A random value for each acquisition: only its holder can extend or release.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Token(pub [u8; 16]);
+
+impl Token {
+    /// A new token from the operating system's random numbers.
+    pub fn random() -> Self {
+        Self(*uuid::Uuid::new_v4().as_bytes())
+    }
+}
+
+/// A lock held: its key, and the token that proves it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// The lock's key, see [`key`].
+    pub key: String,
+    /// Proof of holding.
+    pub token: Token,
+}
+
+/// The answer for one key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Acquired {
+    /// It is ours for one lease.
+    Yes(Held),
+    /// Somebody else holds it.
+    No {
+        /// How much of the holder's lease is left.
+        expires_in: Duration,
+    },
+}
+
+/// The lock's back end did not answer as it should.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("lock at {server}: {reason}")]
+pub struct LockError {
+    /// Address without credentials.
+    pub server: String,
+    /// What happened.
+    pub reason: String,
+}
+
+/// A lock server. Every call is one round trip, however many keys it names, and is bounded by a time limit of the
+/// back end's own: a lock server that hangs is one that is down.
+#[async_trait]
+pub trait Lock: Send + Sync {
+    /// What this back end can do.
+    fn features(&self) -> Features;
+
+    /// Server name and version, for logs and `hapax check --connect`.
+    async fn describe(&self) -> Result<String, LockError>;
+
+    /// Tries to take each key for one lease; answers are in the order of `keys`.
+    async fn acquire(&self, keys: &[String], lease: Duration) -> Result<Vec<Acquired>, LockError>;
+
+    /// Renews each lease that is still held under its token; `false` where it was lost.
+    async fn extend(&self, held: &[Held], lease: Duration) -> Result<Vec<bool>, LockError>;
+
+    /// Releases what is still held under its token; what is not ours stays.
+    async fn release(&self, held: &[Held]) -> Result<(), LockError>;
+}
+
+/// The key under which a consumer locks a message id.
+pub fn key(consumer: &str, id: &crate::message::MessageId) -> String {
+    format!("hapax:{consumer}:{id}")
+}

@@ -1,0 +1,2 @@
+//! Hapax.
+fn main() {}
