@@ -3,6 +3,8 @@
 //! A [`Module`](module::Module) is a compiled component that passed its link check; an [`Instance`](instance::Instance)
 //! is one live copy of it, kept by a lane and reused; a [`Call`] is one attempt.
 
+pub mod sql_guard;
+
 use std::sync::Arc;
 use std::time::Duration;
 
