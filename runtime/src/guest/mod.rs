@@ -26,6 +26,8 @@ pub mod swap;
 mod testing;
 mod verdict;
 
+pub mod sql_guard;
+
 use std::sync::Arc;
 use std::time::Duration;
 
