@@ -150,7 +150,7 @@ fn from_hex(text: &str) -> Result<Vec<u8>, String> {
         .chars()
         .map(|digit| digit.to_digit(16).and_then(|digit| u8::try_from(digit).ok()))
         .collect::<Option<_>>()
-        .filter(|digits: &Vec<u8>| digits.len() % 2 == 0)
+        .filter(|digits: &Vec<u8>| digits.len().is_multiple_of(2))
         .ok_or_else(|| format!("{text:?} is not hex"))?;
     Ok(digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect())
 }
