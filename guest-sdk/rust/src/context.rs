@@ -8,7 +8,6 @@ use crate::host::context as host;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Context;
 
-#[expect(clippy::unused_self, reason = "the value stands for the attempt, which the host knows")]
 impl Context {
     /// The consumer that called, by its name in the config.
     pub fn consumer(self) -> String {
