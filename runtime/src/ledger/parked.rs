@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::database::{Connection, DbError};
 use super::statements::Args;
 use super::value::{ResultSet, Value};
-use super::{Ledger, Reader, execute, moved_elsewhere, query};
+use super::{Ledger, own_transaction, Reader, execute, moved_elsewhere, query};
 use crate::guest::{Advice, Failure};
 use crate::message::{BodyDigest, Message, MessageId, Properties};
 use crate::outcome::Reason;
@@ -681,16 +681,13 @@ impl Ledger {
             .one("incarnation", incarnation.0.as_slice())
             .one("run_token", token.0.as_slice())
             .one("delay", millis(delay));
-        self.transaction(async |connection| execute(connection, &self.statements.give_back, args).await.map(drop))
-            .await
+        own_transaction!(self, |connection| execute(connection, &self.statements.give_back, args).await.map(drop))
     }
 
     /// Which slots have something due within `horizon`, and in how long.
     pub async fn due_slots(&self, consumer: &str, horizon: Duration) -> Result<Vec<(u16, Duration)>, DbError> {
         let args = Args::new().one("consumer", consumer).one("horizon", millis(horizon));
-        let found = self
-            .transaction(async |connection| query(connection, &self.statements.due_slots, args).await)
-            .await?;
+        let found = own_transaction!(self, |connection| query(connection, &self.statements.due_slots, args).await)?;
         found
             .rows
             .into_iter()
@@ -724,9 +721,7 @@ impl Ledger {
     /// How many rows stand in each state.
     pub async fn parked_counts(&self, consumer: &str) -> Result<Vec<(State, u64)>, DbError> {
         let args = Args::new().one("consumer", consumer);
-        let found = self
-            .transaction(async |connection| query(connection, &self.statements.parked_counts, args).await)
-            .await?;
+        let found = own_transaction!(self, |connection| query(connection, &self.statements.parked_counts, args).await)?;
         found
             .rows
             .into_iter()

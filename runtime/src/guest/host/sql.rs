@@ -58,8 +58,8 @@ impl SqlFailure {
 impl From<GuardError> for SqlFailure {
     fn from(error: GuardError) -> Self {
         let kind = match error {
-            GuardError::Denied(_) => ErrorKind::Denied,
-            GuardError::Invalid(_) => ErrorKind::Invalid,
+            GuardError::Denied { .. } => ErrorKind::Denied,
+            GuardError::Invalid { .. } => ErrorKind::Invalid,
         };
         Self::refused(kind, error.to_string())
     }
