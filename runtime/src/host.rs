@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use futures::FutureExt as _;
 use tokio::sync::{Mutex, RwLock};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -76,12 +77,11 @@ pub async fn run(config: Config, metrics: Metrics, stop: CancellationToken) -> a
         None => None,
     };
     let parts = Arc::new(parts(&config, &readiness, &stop).await?);
-    let Some(parts_ready) = parts.broker_ready(&stop).await else { return Ok(()) };
     let drain = config.drain;
     let mut consumers = JoinSet::new();
     for consumer in config.consumers {
         let component = readiness.component(format_args!("consumer {}", consumer.name));
-        consumers.spawn(run_consumer(parts_ready.clone(), consumer, component, stop.clone(), drain));
+        consumers.spawn(run_consumer(parts.clone(), consumer, component, stop.clone(), drain));
     }
     while let Some(ended) = consumers.join_next().await {
         ended.context("a consumer ended in a way that it should not: this is a bug in Hapax, please report it")?;
@@ -112,7 +112,10 @@ async fn parts(config: &Config, readiness: &Readiness, stop: &CancellationToken)
     };
     let component = readiness.component("broker");
     let what = format!("the broker at {}", config.broker);
-    let open = || broker::open(&url, &settings);
+    let open = move || {
+        let (url, settings) = (url.clone(), settings.clone());
+        async move { broker::open(&url, &settings).await }
+    };
     let broker = retry_forever(&what, &component, stop, open).await.context("stopped before the broker was there")?;
     component.retire();
     let lock = match &config.lock {
@@ -133,10 +136,6 @@ async fn parts(config: &Config, readiness: &Readiness, stop: &CancellationToken)
 }
 
 impl Parts {
-    async fn broker_ready(self: &Arc<Self>, stop: &CancellationToken) -> Option<Arc<Self>> {
-        (!stop.is_cancelled()).then(|| self.clone())
-    }
-
     /// The relay of a database, started with its first consumer.
     async fn relay(&self, url: &str, ledger: &Arc<Ledger>) -> Relay {
         let mut relays = self.relays.lock().await;
@@ -174,7 +173,7 @@ async fn run_consumer(
     stop: CancellationToken,
     drain: Duration,
 ) {
-    let Some((settings, leases)) = prepare(&parts, &config, &component, &stop).await else { return };
+    let Some((settings, leases)) = prepare(&parts, &config, &component, &stop).boxed().await else { return };
     let shared = settings.shared.clone();
     let metrics = Arc::new(ConsumerMetrics::new(&config.name));
     let watch = shared.modules.watch(move |swapped| {
@@ -197,10 +196,15 @@ async fn prepare(
 ) -> Option<(consumer::Settings, Arc<Leases>)> {
     let url = database_url(&config.database);
     let what = format!("the database at {}", config.database);
-    let open = || open_ledger(&url, config.session_settings());
+    let (ledger_url, session) = (url.clone(), config.session_settings());
+    let open = move || open_ledger(ledger_url.clone(), session);
     let ledger = retry_forever(&what, component, stop, open).await?;
     let what = format!("module {}", config.module.display());
-    let load = || ModuleSlot::load(&parts.engine, &parts.cache, &config.module);
+    let (owner, path) = (parts.clone(), config.module.clone());
+    let load = move || {
+        let (parts, path) = (owner.clone(), path.clone());
+        async move { ModuleSlot::load(&parts.engine, &parts.cache, &path).await }
+    };
     let modules = retry_forever(&what, component, stop, load).await?;
     tracing::info!(
         consumer = %config.name, module = %config.module.display(), digest = %modules.current().short_digest(),
@@ -258,8 +262,8 @@ async fn prepare(
 
 /// Opens a ledger and brings its tables up to date. A host without the right to create tables works on tables that were
 /// made beforehand.
-async fn open_ledger(url: &str, session: SessionSettings) -> Result<Arc<Ledger>, database::DbError> {
-    let ledger = Ledger::open(database::open(url, session)?).await?;
+async fn open_ledger(url: String, session: SessionSettings) -> Result<Arc<Ledger>, database::DbError> {
+    let ledger = Ledger::open(database::open(&url, session)?).await?;
     ledger.migrate().await?;
     Ok(Arc::new(ledger))
 }

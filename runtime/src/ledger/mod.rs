@@ -4,13 +4,16 @@
 //! passes it to the functions that take one (they run in the lane's transaction); the others run in a transaction of
 //! their own, on a connection that the ledger keeps for that.
 
+mod calendar;
 pub mod database;
 pub mod dead;
+mod gate;
 pub mod inbox;
 pub mod mysql;
 pub mod outbox;
 pub mod parked;
 pub mod postgres;
+mod scan;
 pub mod sqlite;
 pub mod statements;
 pub mod upkeep;
