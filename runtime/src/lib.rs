@@ -2,8 +2,11 @@
 //! that every message takes effect once. See `ARCHITECTURE.md` for the path of a message and the invariants.
 
 pub mod broker;
+pub mod config;
 pub mod guest;
+pub mod identity;
 pub mod ledger;
 pub mod lock;
 pub mod message;
 pub mod outcome;
+pub mod retry;
