@@ -185,7 +185,7 @@ async fn a_replica_is_explained_and_its_promotion_is_noticed() {
 #[tokio::test]
 async fn logins_work_with_the_rights_that_we_name_and_wrong_ones_are_explained_without_the_password() {
     let server = Redis::start();
-    let rights = "~hapax:* +evalsha +eval +set +pttl +get +pexpire +del";
+    let rights = "~hapax:* +evalsha +eval +set +pttl +get +pexpire +del +select";
     server.command(&format!("ACL SETUSER shop on >s3cr%t {rights}")).expect("a user");
     server.command("ACL SETUSER reader on >s3cr%t ~hapax:* +get").expect("a user");
 
@@ -225,9 +225,14 @@ async fn a_socket_in_the_file_system_serves_too() {
 #[tokio::test]
 async fn tls_to_a_server_without_it_fails_in_time() {
     let server = Redis::start();
-    let (error, took) = refused(&*lock(&server.url_with_tls())).await;
+    let lock = lock(&server.url_with_tls());
+    let (error, took) = refused(&*lock).await;
     assert!(took < RESPONSE + SLACK, "{took:?}");
     assert!(error.server.starts_with("rediss://127.0.0.1:"), "{error}");
+    // Neither side speaks first in a way that the other would understand.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let (error, _) = refused(&*lock).await;
+    assert!(error.reason.starts_with("down: "), "{error}");
 }
 
 #[tokio::test]

@@ -87,7 +87,7 @@ impl Redis {
         let client = redis::Client::open(self.url())?;
         let mut words = command.split(' ');
         let mut cmd = redis::cmd(words.next().expect("a command"));
-        words.for_each(|word| drop(cmd.arg(word)));
+        cmd.arg(words.collect::<Vec<_>>());
         cmd.query(&mut client.get_connection_with_timeout(Duration::from_secs(5))?)
     }
 
@@ -123,13 +123,12 @@ impl Drop for Redis {
 }
 
 fn spawn(port: u16, directory: &TempDir, arguments: &[String]) -> Child {
-    let listen = if arguments.iter().any(|argument| argument == "--tls-port") { 0 } else { port };
     let mut command = Command::new("redis-server");
     command
-        .args(["--bind", "127.0.0.1", "--port", &listen.to_string(), "--save", "", "--appendonly", "no"])
+        .args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", "", "--appendonly", "no"])
         .arg("--dir")
         .arg(directory.path())
-        .args(arguments.iter().map(|argument| argument.replace("{port}", &port.to_string())))
+        .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null());
