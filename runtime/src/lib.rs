@@ -7,3 +7,4 @@ pub mod ledger;
 pub mod lock;
 pub mod message;
 pub mod outcome;
+pub mod telemetry;
