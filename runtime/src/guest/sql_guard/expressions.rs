@@ -4,8 +4,8 @@ use sqlparser::ast::{
     AccessExpr, Array, BinaryOperator, CaseWhen, CastKind, CeilFloorKind, DataType, DateTimeField, DuplicateTreatment,
     Expr, ExtractSyntax, Function, FunctionArg, FunctionArgExpr, FunctionArgOperator, FunctionArgumentClause,
     FunctionArgumentList, FunctionArguments, Interval, NamedWindowDefinition, NamedWindowExpr, ObjectName,
-    SearchModifier, Subscript, TrimWhereField, TypedString, WindowFrame, WindowFrameBound, WindowFrameUnits, WindowSpec,
-    WindowType,
+    SearchModifier, Subscript, TrimWhereField, TypedString, WindowFrame, WindowFrameBound, WindowFrameUnits,
+    WindowSpec, WindowType,
 };
 
 use super::write::{Pen, Step, absent, unsupported};
@@ -181,14 +181,18 @@ impl Pen<'_> {
     fn pattern(&mut self, expr: &Expr) -> Step {
         let postgres = self.dialect() == Dialect::Postgres;
         let (negated, any, operand, operator, pattern, escape) = match expr {
-            Expr::Like { negated, any, expr, pattern, escape_char } => (negated, *any, expr, "LIKE", pattern, escape_char),
+            Expr::Like { negated, any, expr, pattern, escape_char } => {
+                (negated, *any, expr, "LIKE", pattern, escape_char)
+            }
             Expr::ILike { negated, any, expr, pattern, escape_char } if postgres => {
                 (negated, *any, expr, "ILIKE", pattern, escape_char)
             }
             Expr::SimilarTo { negated, expr, pattern, escape_char } if postgres => {
                 (negated, false, expr, "SIMILAR TO", pattern, escape_char)
             }
-            Expr::RLike { negated, expr, pattern, regexp: _ } if !postgres => (negated, false, expr, "REGEXP", pattern, &None),
+            Expr::RLike { negated, expr, pattern, regexp: _ } if !postgres => {
+                (negated, false, expr, "REGEXP", pattern, &None)
+            }
             other => return unsupported(format!("`{other}`")),
         };
         absent(any, "LIKE ANY")?;
@@ -325,7 +329,9 @@ impl Pen<'_> {
                 Ok(())
             }
             Expr::Collate { expr, collation } => {
-                let [collation] = names::idents(collation)?[..] else { return unsupported("a collation with a schema") };
+                let [collation] = names::idents(collation)?[..] else {
+                    return unsupported("a collation with a schema");
+                };
                 self.expr(expr)?;
                 self.put("COLLATE");
                 self.ident(collation)
@@ -369,7 +375,13 @@ impl Pen<'_> {
         Ok(())
     }
 
-    fn trim(&mut self, side: Option<&TrimWhereField>, what: Option<&Expr>, expr: &Expr, characters: Option<&[Expr]>) -> Step {
+    fn trim(
+        &mut self,
+        side: Option<&TrimWhereField>,
+        what: Option<&Expr>,
+        expr: &Expr,
+        characters: Option<&[Expr]>,
+    ) -> Step {
         self.put("TRIM(");
         match side {
             None => {}
@@ -389,7 +401,13 @@ impl Pen<'_> {
         Ok(())
     }
 
-    fn convert(&mut self, expr: &Expr, data_type: Option<&DataType>, charset: Option<&ObjectName>, styles: &[Expr]) -> Step {
+    fn convert(
+        &mut self,
+        expr: &Expr,
+        data_type: Option<&DataType>,
+        charset: Option<&ObjectName>,
+        styles: &[Expr],
+    ) -> Step {
         absent(self.dialect() != Dialect::MySql || !styles.is_empty(), "CONVERT")?;
         self.put("CONVERT(");
         self.expr(expr)?;
@@ -400,7 +418,9 @@ impl Pen<'_> {
                 self.put(&text);
             }
             (None, Some(charset)) => {
-                let [charset] = names::idents(charset)?[..] else { return unsupported("a character set with a schema") };
+                let [charset] = names::idents(charset)?[..] else {
+                    return unsupported("a character set with a schema");
+                };
                 self.put("USING");
                 self.ident(charset)?;
             }
@@ -423,7 +443,8 @@ impl Pen<'_> {
     }
 
     fn function(&mut self, function: &Function) -> Step {
-        let Function { name, uses_odbc_syntax, parameters, args, within_group, filter, null_treatment, over } = function;
+        let Function { name, uses_odbc_syntax, parameters, args, within_group, filter, null_treatment, over } =
+            function;
         absent(*uses_odbc_syntax, "{fn …}")?;
         absent(!matches!(parameters, FunctionArguments::None), "a function with parameters before its arguments")?;
         absent(null_treatment.is_some(), "IGNORE or RESPECT NULLS")?;
@@ -498,7 +519,10 @@ impl Pen<'_> {
 
     fn arguments(&mut self, function: &str, list: &FunctionArgumentList) -> Step {
         let FunctionArgumentList { duplicate_treatment, args, clauses } = list;
-        absent(function == "last_insert_id" && !args.is_empty(), "last_insert_id with an argument: it sets session state")?;
+        absent(
+            function == "last_insert_id" && !args.is_empty(),
+            "last_insert_id with an argument: it sets session state",
+        )?;
         self.glue("(");
         match duplicate_treatment {
             None => {}
@@ -506,7 +530,10 @@ impl Pen<'_> {
             Some(DuplicateTreatment::All) => self.put("ALL"),
         }
         let args = match (function, args.as_slice()) {
-            ("timestampdiff" | "timestampadd", [FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Identifier(unit))), rest @ ..]) => {
+            (
+                "timestampdiff" | "timestampadd",
+                [FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Identifier(unit))), rest @ ..],
+            ) => {
                 self.put(time_unit(&unit.value)?);
                 self.put(",");
                 rest

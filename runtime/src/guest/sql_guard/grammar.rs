@@ -29,7 +29,9 @@ pub(super) fn parse(dialect: Dialect, tokens: Vec<TokenWithSpan>) -> Result<Stat
     let statement = parser.parse_statement()?;
     match parser.peek_token() {
         TokenWithSpan { token: Token::EOF, .. } => Ok(statement),
-        extra => Err(ParserError::ParserError(format!("Expected: end of statement, found: {extra}{}", extra.span.start))),
+        extra => {
+            Err(ParserError::ParserError(format!("Expected: end of statement, found: {extra}{}", extra.span.start)))
+        }
     }
 }
 

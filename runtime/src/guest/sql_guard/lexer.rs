@@ -107,11 +107,7 @@ impl<'a> Lexer<'a> {
                 missing + 1
             )));
         }
-        Ok(Lexed {
-            tokens: std::mem::take(&mut self.tokens),
-            parameters: self.parameters,
-            comments: self.comments,
-        })
+        Ok(Lexed { tokens: std::mem::take(&mut self.tokens), parameters: self.parameters, comments: self.comments })
     }
 
     /// One statement may end in `;`. Anything after that would be another one.
@@ -255,7 +251,9 @@ impl<'a> Lexer<'a> {
         let mysql = self.dialect == Dialect::MySql;
         if let Some(after) = rest.strip_prefix("--") {
             if mysql && after.chars().next().is_some_and(|c| !c.is_ascii_whitespace() && !c.is_ascii_control()) {
-                return Err(self.invalid("`--` without a blank is two minus signs here: write `- -`, or `-- ` for a comment"));
+                return Err(
+                    self.invalid("`--` without a blank is two minus signs here: write `- -`, or `-- ` for a comment")
+                );
             }
         } else if !(mysql && rest.starts_with('#')) {
             return Ok(false);
@@ -356,7 +354,11 @@ impl<'a> Lexer<'a> {
     }
 
     /// Reads `'…'` in which a backslash escapes, too.
-    fn backslashed(&mut self, quote: char, escape: fn(&mut Self, &mut String) -> Option<()>) -> Result<String, GuardError> {
+    fn backslashed(
+        &mut self,
+        quote: char,
+        escape: fn(&mut Self, &mut String) -> Option<()>,
+    ) -> Result<String, GuardError> {
         self.bump();
         let mut value = String::new();
         loop {
@@ -366,7 +368,9 @@ impl<'a> Lexer<'a> {
                     value.push(quote);
                 }
                 Some(c) if c == quote => return Ok(value),
-                Some('\\') => escape(self, &mut value).ok_or_else(|| self.invalid("not an escape that is supported here"))?,
+                Some('\\') => {
+                    escape(self, &mut value).ok_or_else(|| self.invalid("not an escape that is supported here"))?
+                }
                 Some('\0') => return Err(self.invalid("a NUL character in a literal: bind it as a parameter")),
                 Some(c) => value.push(c),
                 None => return Err(self.invalid(format!("{quote} is never closed"))),
@@ -425,7 +429,9 @@ impl<'a> Lexer<'a> {
         let number = self.sql[from..self.at].to_owned();
         let dialect = self.dialect;
         if self.peek().is_some_and(|c| is_name_start(dialect, c) || c == '.' || c == '$') {
-            return Err(self.invalid(format!("`{number}` runs into what follows it: a name that starts with a digit needs quotes")));
+            return Err(self.invalid(format!(
+                "`{number}` runs into what follows it: a name that starts with a digit needs quotes"
+            )));
         }
         Ok(Token::Number(number, false))
     }

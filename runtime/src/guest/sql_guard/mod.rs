@@ -162,10 +162,7 @@ pub struct Guard {
 impl Guard {
     /// A guard with a consumer's grants. `functions` are names, with a schema where statements call them with one.
     pub fn new(dialect: Dialect, tables: TableGrants, functions: impl IntoIterator<Item = String>) -> Self {
-        Self {
-            grants: names::Grants::new(dialect, tables, functions),
-            verdicts: Mutex::new(LruCache::new(CACHED)),
-        }
+        Self { grants: names::Grants::new(dialect, tables, functions), verdicts: Mutex::new(LruCache::new(CACHED)) }
     }
 
     /// What to send in place of `sql`, or why nothing is sent. Remembers both, by text.
@@ -195,7 +192,9 @@ impl Guard {
         // The last line of defence: what is sent reads as what was checked, and holds no comment.
         match again {
             Ok(again) if again.checked.sql == checked.sql && !again.comments => Ok(checked),
-            _ => Err(GuardError::invalid("the statement does not survive being read and written back; write it more plainly")),
+            _ => Err(GuardError::invalid(
+                "the statement does not survive being read and written back; write it more plainly",
+            )),
         }
     }
 
@@ -215,7 +214,9 @@ impl Guard {
             P::ParserError(message) | P::TokenizerError(message) => message,
         };
         if self.grants.dialect == Dialect::Postgres && sql.contains('?') {
-            return GuardError::invalid(format!("{message}. (`?` is a placeholder unless the text uses `$1`, `$2`, …)"));
+            return GuardError::invalid(format!(
+                "{message}. (`?` is a placeholder unless the text uses `$1`, `$2`, …)"
+            ));
         }
         GuardError::invalid(message)
     }
@@ -229,14 +230,24 @@ struct Rewritten {
 /// Names what is refused for its first word: sqlparser knows a hundred kinds of statements.
 fn first_word(first: &Token) -> Result<(), GuardError> {
     let Token::Word(word) = first else {
-        return if *first == Token::LParen { Ok(()) } else { Err(GuardError::invalid(format!("a statement starts with a word, not `{first}`"))) };
+        return if *first == Token::LParen {
+            Ok(())
+        } else {
+            Err(GuardError::invalid(format!("a statement starts with a word, not `{first}`")))
+        };
     };
     match word.value.to_ascii_uppercase().as_str() {
-        "SELECT" | "INSERT" | "UPDATE" | "DELETE" | "WITH" | "VALUES" | "MERGE" | "REPLACE" if word.quote_style.is_none() => Ok(()),
-        "BEGIN" | "START" | "COMMIT" | "END" | "ROLLBACK" | "ABORT" | "SAVEPOINT" | "RELEASE" | "XA" => Err(GuardError::denied(
-            format!("`{}`: the transaction is the host's", word.value),
-            "return from the handler to commit, or return a failure to roll back",
-        )),
+        "SELECT" | "INSERT" | "UPDATE" | "DELETE" | "WITH" | "VALUES" | "MERGE" | "REPLACE"
+            if word.quote_style.is_none() =>
+        {
+            Ok(())
+        }
+        "BEGIN" | "START" | "COMMIT" | "END" | "ROLLBACK" | "ABORT" | "SAVEPOINT" | "RELEASE" | "XA" => {
+            Err(GuardError::denied(
+                format!("`{}`: the transaction is the host's", word.value),
+                "return from the handler to commit, or return a failure to roll back",
+            ))
+        }
         _ => Err(GuardError::denied(
             format!("a statement that starts with `{}`", word.value),
             "guests may send SELECT, INSERT, UPDATE, DELETE, MERGE, REPLACE and WITH",

@@ -104,7 +104,8 @@ pub(super) fn is_system_schema(schema: &str) -> bool {
 fn is_system_table(name: &[String]) -> bool {
     let (Some(last), qualifiers) = (name.last(), &name[..name.len().saturating_sub(1)]) else { return true };
     let last = last.to_lowercase();
-    qualifiers.iter().any(|part| is_system_schema(part)) || SYSTEM_PREFIXES.iter().any(|prefix| last.starts_with(prefix))
+    qualifiers.iter().any(|part| is_system_schema(part))
+        || SYSTEM_PREFIXES.iter().any(|prefix| last.starts_with(prefix))
 }
 
 /// Whether a name is one of the host's.

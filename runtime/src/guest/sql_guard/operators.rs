@@ -54,12 +54,8 @@ const POSTGRES: &[(&str, Token)] = &[
 ];
 
 /// Only where `?` is no placeholder.
-const POSTGRES_QUESTION: &[(&str, Token)] = &[
-    ("@?", Token::AtQuestion),
-    ("?&", Token::QuestionAnd),
-    ("?|", Token::QuestionPipe),
-    ("?", Token::Question),
-];
+const POSTGRES_QUESTION: &[(&str, Token)] =
+    &[("@?", Token::AtQuestion), ("?&", Token::QuestionAnd), ("?|", Token::QuestionPipe), ("?", Token::Question)];
 
 const MYSQL: &[(&str, Token)] = &[("<=>", Token::Spaceship), ("&&", Token::Overlap), ("^", Token::Caret)];
 

@@ -16,8 +16,18 @@ use crate::ledger::database::Dialect;
 impl Pen<'_> {
     /// Writes a query. Answers whether it returns rows, which a data-modifying statement in its place may not.
     pub(super) fn query(&mut self, query: &Query) -> Result<bool, GuardError> {
-        let Query { with, body, order_by, limit_clause, fetch, locks, for_clause, settings, format_clause, pipe_operators } =
-            query;
+        let Query {
+            with,
+            body,
+            order_by,
+            limit_clause,
+            fetch,
+            locks,
+            for_clause,
+            settings,
+            format_clause,
+            pipe_operators,
+        } = query;
         absent(for_clause.is_some(), "FOR XML, FOR JSON or FOR BROWSE")?;
         absent(settings.is_some(), "SETTINGS")?;
         absent(format_clause.is_some(), "FORMAT")?;
@@ -89,7 +99,10 @@ impl Pen<'_> {
             SetExpr::Query(query) => self.subquery(query)?,
             SetExpr::SetOperation { .. } => self.set_operation(body)?,
             SetExpr::Values(values) => self.values(values)?,
-            SetExpr::Insert(statement) | SetExpr::Update(statement) | SetExpr::Delete(statement) | SetExpr::Merge(statement) => {
+            SetExpr::Insert(statement)
+            | SetExpr::Update(statement)
+            | SetExpr::Delete(statement)
+            | SetExpr::Merge(statement) => {
                 return self.statement(statement);
             }
             SetExpr::Table(_) => return unsupported("TABLE: write SELECT * FROM"),
@@ -174,7 +187,10 @@ impl Pen<'_> {
         absent(!lateral_views.is_empty(), "LATERAL VIEW")?;
         absent(prewhere.is_some(), "PREWHERE")?;
         absent(!connect_by.is_empty(), "CONNECT BY")?;
-        absent(!(cluster_by.is_empty() && distribute_by.is_empty() && sort_by.is_empty()), "CLUSTER, DISTRIBUTE or SORT BY")?;
+        absent(
+            !(cluster_by.is_empty() && distribute_by.is_empty() && sort_by.is_empty()),
+            "CLUSTER, DISTRIBUTE or SORT BY",
+        )?;
         absent(qualify.is_some(), "QUALIFY")?;
         absent(value_table_mode.is_some(), "SELECT AS")?;
         absent(*flavor != SelectFlavor::Standard, "FROM without SELECT")?;
@@ -545,7 +561,8 @@ impl Pen<'_> {
             return unsupported("FOR UPDATE OF with more than the name from FROM");
         }
         let only = of.as_ref().map(|of| of[0]);
-        let locked = select.from.iter().try_fold(0, |sum, table| Ok::<_, GuardError>(sum + self.lockable(table, only)?))?;
+        let locked =
+            select.from.iter().try_fold(0, |sum, table| Ok::<_, GuardError>(sum + self.lockable(table, only)?))?;
         if only.is_some() && locked == 0 {
             return unsupported("FOR UPDATE OF something that is no table in FROM");
         }
@@ -573,7 +590,8 @@ impl Pen<'_> {
         for factor in std::iter::once(&table.relation).chain(joined) {
             locked += match factor {
                 TableFactor::Table { name, alias, args: None, .. } if self.cte(name).is_none() => {
-                    let called = alias.as_ref().map(|alias| &alias.name).or(names::idents(name)?.last().copied()).cloned();
+                    let called =
+                        alias.as_ref().map(|alias| &alias.name).or(names::idents(name)?.last().copied()).cloned();
                     let meaning = |ident: &Ident| names::meaning(self.dialect(), ident);
                     let chosen = only.is_none_or(|only| called.is_some_and(|called| meaning(&called) == meaning(only)));
                     if !chosen {
@@ -593,8 +611,15 @@ impl Pen<'_> {
 }
 
 fn plain_wildcard(options: &WildcardAdditionalOptions) -> Step {
-    let WildcardAdditionalOptions { wildcard_token: _, opt_ilike, opt_exclude, opt_except, opt_replace, opt_rename, opt_alias } =
-        options;
+    let WildcardAdditionalOptions {
+        wildcard_token: _,
+        opt_ilike,
+        opt_exclude,
+        opt_except,
+        opt_replace,
+        opt_rename,
+        opt_alias,
+    } = options;
     let plain = opt_ilike.is_none()
         && opt_exclude.is_none()
         && opt_except.is_none()

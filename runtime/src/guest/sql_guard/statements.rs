@@ -64,11 +64,17 @@ impl Pen<'_> {
             || !multi_table_into_clauses.is_empty()
             || !multi_table_when_clauses.is_empty();
         absent(several, "an INSERT into several tables")?;
-        let TableObject::TableName(table) = table else { return unsupported("an INSERT into something that is no table") };
+        let TableObject::TableName(table) = table else {
+            return unsupported("an INSERT into something that is no table");
+        };
 
         let mut verbs = vec![Verb::Insert];
         self.insert_verb(*replace_into, *ignore, or.as_ref(), &mut verbs)?;
-        if let Some(OnInsert::DuplicateKeyUpdate(_) | OnInsert::OnConflict(OnConflict { action: OnConflictAction::DoUpdate(_), .. })) = on {
+        if let Some(
+            OnInsert::DuplicateKeyUpdate(_)
+            | OnInsert::OnConflict(OnConflict { action: OnConflictAction::DoUpdate(_), .. }),
+        ) = on
+        {
             verbs.push(Verb::Update);
         }
         self.table(table, &verbs)?;
@@ -92,7 +98,13 @@ impl Pen<'_> {
         self.returning(returning.as_deref(), table)
     }
 
-    fn insert_verb(&mut self, replace: bool, ignore: bool, or: Option<&SqliteOnConflict>, verbs: &mut Vec<Verb>) -> Step {
+    fn insert_verb(
+        &mut self,
+        replace: bool,
+        ignore: bool,
+        or: Option<&SqliteOnConflict>,
+        verbs: &mut Vec<Verb>,
+    ) -> Step {
         let text = match (self.dialect(), replace, ignore, or) {
             (Dialect::MySql | Dialect::Sqlite, true, false, None) => {
                 verbs.push(Verb::Delete);
@@ -125,7 +137,12 @@ impl Pen<'_> {
         Ok(())
     }
 
-    fn insert_rows(&mut self, columns: &[ObjectName], assignments: &[Assignment], source: Option<&sqlparser::ast::Query>) -> Step {
+    fn insert_rows(
+        &mut self,
+        columns: &[ObjectName],
+        assignments: &[Assignment],
+        source: Option<&sqlparser::ast::Query>,
+    ) -> Step {
         if !columns.is_empty() {
             self.parens(columns, |pen, column| {
                 let [column] = names::idents(column)?[..] else { return unsupported("a dotted column in INSERT") };
@@ -302,9 +319,12 @@ impl Pen<'_> {
         let called: Vec<_> = factors.map(called).collect();
         for changed in changed {
             // Without case, and exactly once: more than the server needs, so that it cannot mean another one.
-            let matches = called.iter().flatten().filter(|name| name.to_lowercase() == changed.value.to_lowercase()).count();
+            let matches =
+                called.iter().flatten().filter(|name| name.to_lowercase() == changed.value.to_lowercase()).count();
             if matches != 1 {
-                return unsupported(format!("a change to `{changed}`, which does not name exactly one of the joined tables"));
+                return unsupported(format!(
+                    "a change to `{changed}`, which does not name exactly one of the joined tables"
+                ));
             }
         }
         let verb_of = |factor: &TableFactor| {
@@ -335,8 +355,18 @@ impl Pen<'_> {
     }
 
     fn delete(&mut self, delete: &Delete) -> Result<bool, GuardError> {
-        let Delete { delete_token: _, optimizer_hints, tables, from, using, selection, returning, output, order_by, limit } =
-            delete;
+        let Delete {
+            delete_token: _,
+            optimizer_hints,
+            tables,
+            from,
+            using,
+            selection,
+            returning,
+            output,
+            order_by,
+            limit,
+        } = delete;
         absent(!optimizer_hints.is_empty(), "optimizer hints")?;
         absent(output.is_some(), "OUTPUT")?;
         let FromTable::WithFromKeyword(from) = from else { return unsupported("DELETE without FROM") };
@@ -368,7 +398,9 @@ impl Pen<'_> {
         absent(self.dialect() != Dialect::MySql, "DELETE with a list of tables")?;
         let mut changed = Vec::new();
         for table in tables {
-            let [name] = names::idents(table)?[..] else { return unsupported("DELETE of a table with its schema: use an alias") };
+            let [name] = names::idents(table)?[..] else {
+                return unsupported("DELETE of a table with its schema: use an alias");
+            };
             changed.push(name);
         }
         self.list(&changed, |pen, name| pen.ident(name))?;
@@ -419,7 +451,13 @@ impl Pen<'_> {
                 self.put("UPDATE SET");
                 self.list(assignments, Self::assignment)?;
             }
-            MergeAction::Insert(MergeInsertExpr { insert_token: _, columns, kind_token: _, kind, insert_predicate }) => {
+            MergeAction::Insert(MergeInsertExpr {
+                insert_token: _,
+                columns,
+                kind_token: _,
+                kind,
+                insert_predicate,
+            }) => {
                 absent(insert_predicate.is_some(), "WHERE in a MERGE action")?;
                 let MergeInsertKind::Values(Values { explicit_row: false, value_keyword: false, rows }) = kind else {
                     return unsupported("INSERT ROW and INSERT *");
@@ -453,7 +491,9 @@ fn called(factor: &TableFactor) -> Option<String> {
         TableFactor::Table { alias: Some(alias), .. } | TableFactor::Derived { alias: Some(alias), .. } => {
             Some(alias.name.value.clone())
         }
-        TableFactor::Table { name, alias: None, .. } => names::idents(name).ok()?.last().map(|ident| ident.value.clone()),
+        TableFactor::Table { name, alias: None, .. } => {
+            names::idents(name).ok()?.last().map(|ident| ident.value.clone())
+        }
         _ => None,
     }
 }

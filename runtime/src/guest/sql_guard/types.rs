@@ -4,15 +4,29 @@ use sqlparser::ast::{
     ArrayElemTypeDef, BinaryLength, CharLengthUnits, CharacterLength, DataType as T, ExactNumberInfo, TimezoneInfo,
 };
 
-use super::names::{Grants, idents, meanings};
 use super::GuardError;
+use super::names::{Grants, idents, meanings};
 use crate::ledger::database::Dialect;
 
 /// Types of Postgres that sqlparser has no word for, and that read nothing but their text. The `reg*` types look names
 /// up in the catalog, and are not here.
 const POSTGRES_OTHERS: &[&str] = &[
-    "inet", "cidr", "macaddr", "macaddr8", "money", "citext", "hstore", "int4range", "int8range", "numrange", "tsrange",
-    "tstzrange", "daterange", "bpchar", "timestamptz", "timetz",
+    "inet",
+    "cidr",
+    "macaddr",
+    "macaddr8",
+    "money",
+    "citext",
+    "hstore",
+    "int4range",
+    "int8range",
+    "numrange",
+    "tsrange",
+    "tstzrange",
+    "daterange",
+    "bpchar",
+    "timestamptz",
+    "timetz",
 ];
 
 /// How `data_type` is written; an error if it is not one for guests.
@@ -33,7 +47,9 @@ pub(super) fn text(grants: &Grants, data_type: &T) -> Result<String, GuardError>
 fn postgres(grants: &Grants, data_type: &T) -> Result<Option<String>, GuardError> {
     let text = match data_type {
         T::Text => "text".to_owned(),
-        T::Varchar(length) | T::CharacterVarying(length) | T::CharVarying(length) => return Ok(characters("varchar", length)),
+        T::Varchar(length) | T::CharacterVarying(length) | T::CharVarying(length) => {
+            return Ok(characters("varchar", length));
+        }
         T::Char(length) | T::Character(length) => return Ok(characters("char", length)),
         T::Uuid => "uuid".to_owned(),
         T::Numeric(info) | T::Decimal(info) | T::Dec(info) => numeric("numeric", info),

@@ -42,7 +42,8 @@ impl Pen<'_> {
 
     /// Writes keywords and punctuation of ours, set off by blanks so that no two tokens can become one.
     pub(super) fn put(&mut self, text: &str) {
-        let glued = self.out.is_empty() || self.out.ends_with(['(', ' ', '.', '[']) || text.starts_with([')', ',', ']']);
+        let glued =
+            self.out.is_empty() || self.out.ends_with(['(', ' ', '.', '[']) || text.starts_with([')', ',', ']']);
         if !glued {
             self.out.push(' ');
         }
@@ -129,7 +130,10 @@ impl Pen<'_> {
             return Err(GuardError::invalid("a column without a name"));
         };
         if qualifiers.len() > 2 || qualifiers.iter().any(|part| names::is_system_schema(&part.value)) {
-            return Err(GuardError::denied("a column of a system catalog", "guests see the tables of grants.tables only"));
+            return Err(GuardError::denied(
+                "a column of a system catalog",
+                "guests see the tables of grants.tables only",
+            ));
         }
         // Postgres reads `t.f` as `f(t)` where t has no column f.
         if !qualifiers.is_empty() && self.dialect() == Dialect::Postgres && super::functions::is_never(&last.value) {
@@ -246,7 +250,10 @@ impl Pen<'_> {
 
 /// Refuses a feature by name.
 pub(super) fn unsupported<T>(what: impl std::fmt::Display) -> Result<T, GuardError> {
-    Err(GuardError::denied(brief(&what.to_string()), "guests may use plain SELECT, INSERT, UPDATE, DELETE, MERGE and REPLACE"))
+    Err(GuardError::denied(
+        brief(&what.to_string()),
+        "guests may use plain SELECT, INSERT, UPDATE, DELETE, MERGE and REPLACE",
+    ))
 }
 
 /// Refuses a feature where it is present.

@@ -32,7 +32,10 @@ fn numbered_placeholders_may_come_in_any_order_and_twice() {
 
 #[test]
 fn the_jsonb_operator_is_read_where_placeholders_are_numbered() {
-    assert_eq!(sent(Postgres, "SELECT doc ? 'a' FROM stock WHERE id = $1"), r#"SELECT "doc" ? 'a' FROM "stock" WHERE "id" = $1"#);
+    assert_eq!(
+        sent(Postgres, "SELECT doc ? 'a' FROM stock WHERE id = $1"),
+        r#"SELECT "doc" ? 'a' FROM "stock" WHERE "id" = $1"#
+    );
     assert_eq!(sent(Postgres, "SELECT doc ?| $1 FROM stock"), r#"SELECT "doc" ?| $1 FROM "stock""#);
     assert_eq!(sent(Postgres, "SELECT ?||'x', ?"), "SELECT $1 || 'x', $2");
     // A dollar in a literal is none.
@@ -41,7 +44,10 @@ fn the_jsonb_operator_is_read_where_placeholders_are_numbered() {
 
 #[test]
 fn literals_and_comments_hold_no_placeholders() {
-    assert_eq!(sent(Postgres, "SELECT 'a?', \"b?\", $$?$$, ? /* ? */ FROM stock -- ?"), r#"SELECT 'a?', "b?", '?', $1 FROM "stock""#);
+    assert_eq!(
+        sent(Postgres, "SELECT 'a?', \"b?\", $$?$$, ? /* ? */ FROM stock -- ?"),
+        r#"SELECT 'a?', "b?", '?', $1 FROM "stock""#
+    );
     assert_eq!(sent(MySql, "SELECT 'a?', \"b?\", `c?`, ? FROM stock # ?"), "SELECT 'a?', 'b?', `c?`, ? FROM `stock`");
     assert_eq!(check(Sqlite, "SELECT '?', [?] FROM stock").unwrap().parameters, 0);
 }

@@ -18,14 +18,19 @@ fn expression() -> impl Strategy<Value = String> {
     ];
     leaf.prop_recursive(5, 40, 4, |inner| {
         prop_oneof![
-            (inner.clone(), prop::sample::select(&["+", "-", "*", "/", "%", "=", "<>", "<", ">=", "AND", "OR", "||"][..]), inner.clone())
+            (
+                inner.clone(),
+                prop::sample::select(&["+", "-", "*", "/", "%", "=", "<>", "<", ">=", "AND", "OR", "||"][..]),
+                inner.clone()
+            )
                 .prop_map(|(a, op, b)| format!("{a} {op} {b}")),
             inner.clone().prop_map(|a| format!("({a})")),
             inner.clone().prop_map(|a| format!("NOT ({a})")),
             inner.clone().prop_map(|a| format!("- ({a})")),
             inner.clone().prop_map(|a| format!("({a}) IS NOT NULL")),
             (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("coalesce({a}, {b})")),
-            (inner.clone(), inner.clone(), inner.clone()).prop_map(|(a, b, c)| format!("CASE WHEN {a} THEN {b} ELSE {c} END")),
+            (inner.clone(), inner.clone(), inner.clone())
+                .prop_map(|(a, b, c)| format!("CASE WHEN {a} THEN {b} ELSE {c} END")),
             (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("({a}) IN (1, {b})")),
             inner.prop_map(|a| format!("(SELECT max({a}) FROM orders AS s)")),
         ]
@@ -34,20 +39,73 @@ fn expression() -> impl Strategy<Value = String> {
 
 fn statement() -> impl Strategy<Value = String> {
     prop_oneof![
-        (expression(), expression()).prop_map(|(a, b)| format!("SELECT {a} AS x FROM stock AS s WHERE {b} ORDER BY 1 LIMIT 5")),
+        (expression(), expression())
+            .prop_map(|(a, b)| format!("SELECT {a} AS x FROM stock AS s WHERE {b} ORDER BY 1 LIMIT 5")),
         (expression(), expression()).prop_map(|(a, b)| format!("UPDATE stock SET qty = {a} WHERE {b}")),
         expression().prop_map(|a| format!("DELETE FROM stock WHERE {a}")),
         (expression(), expression()).prop_map(|(a, b)| format!("INSERT INTO stock (id, qty) VALUES ({a}, {b})")),
-        (expression(), expression()).prop_map(|(a, b)| format!("SELECT {a} FROM stock AS s UNION SELECT {b} FROM orders AS s")),
+        (expression(), expression())
+            .prop_map(|(a, b)| format!("SELECT {a} FROM stock AS s UNION SELECT {b} FROM orders AS s")),
     ]
 }
 
 /// Pieces of hostile texts, to be glued together.
 fn piece() -> impl Strategy<Value = String> {
     const KNOWN: &[&str] = &[
-        "SELECT", "FROM", "hapax_inbox", "stock", "'", "\"", "`", "\\", "--", "/*", "*/", "/*!", "#", ";", "(", ")", ",", ".", "?", "$1", "$$",
-        "@", ":", "=", "UNION", "WITH", "AS", "1", "0x", "E'", "X'", "U&'", "N'", "\0", "\n", " ", "é", "\u{2028}", "INTO", "TABLE", "CASE", "END",
-        "INSERT INTO stock VALUES", "UPDATE stock SET", "DELETE FROM", "::", "[", "]", "set_config", "ON CONFLICT", "RETURNING", "*", "-", "id",
+        "SELECT",
+        "FROM",
+        "hapax_inbox",
+        "stock",
+        "'",
+        "\"",
+        "`",
+        "\\",
+        "--",
+        "/*",
+        "*/",
+        "/*!",
+        "#",
+        ";",
+        "(",
+        ")",
+        ",",
+        ".",
+        "?",
+        "$1",
+        "$$",
+        "@",
+        ":",
+        "=",
+        "UNION",
+        "WITH",
+        "AS",
+        "1",
+        "0x",
+        "E'",
+        "X'",
+        "U&'",
+        "N'",
+        "\0",
+        "\n",
+        " ",
+        "é",
+        "\u{2028}",
+        "INTO",
+        "TABLE",
+        "CASE",
+        "END",
+        "INSERT INTO stock VALUES",
+        "UPDATE stock SET",
+        "DELETE FROM",
+        "::",
+        "[",
+        "]",
+        "set_config",
+        "ON CONFLICT",
+        "RETURNING",
+        "*",
+        "-",
+        "id",
     ];
     prop_oneof![4 => prop::sample::select(KNOWN).prop_map(str::to_owned), 1 => any::<char>().prop_map(String::from), 1 => "[a-z]{1,4}"]
 }
