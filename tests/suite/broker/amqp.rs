@@ -141,6 +141,38 @@ async fn a_lost_connection_ends_subscriptions_and_is_built_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refusals_cost_a_channel_and_never_the_connection() {
+    let (wire, queue, missing) = (Wire::to(amqp_address()), name("refusals"), name("missing"));
+    let broker = broker_at(wire.address, impatient());
+    broker.declare(&spec(&queue)).await.unwrap();
+    let mut subscription = broker.subscribe(&QueueSpec { declare: Declare::Passive, ..spec(&queue) }).await.unwrap();
+    let publisher = broker.publisher();
+    for number in 0..40 {
+        for declare in [Declare::Passive, Declare::None] {
+            assert!(broker.subscribe(&QueueSpec { declare, ..spec(&missing) }).await.is_err());
+        }
+        broker.declare(&QueueSpec { declare: Declare::Passive, ..spec(&queue) }).await.unwrap();
+        let refused = Outgoing { exchange: missing.clone(), ..to_queue(&queue, "") };
+        let window =
+            [to_queue(&queue, (2 * number).to_string()), refused, to_queue(&queue, (2 * number + 1).to_string())];
+        let answers = publisher.publish(&window).await;
+        assert!(
+            matches!(&answers[..], [Published::Confirmed, Published::Refused(_), Published::Confirmed]),
+            "{answers:?}"
+        );
+        for expected in [2 * number, 2 * number + 1] {
+            while numbers(&[next(&mut subscription).await])[0] != expected {} // a neighbour may come twice
+        }
+        subscription.settler.acknowledge((1..=number as u64 * 3).collect());
+    }
+    subscription.settler.close().await;
+    broker.close().await;
+    // One that declared, one that consumed, one that published.
+    assert_eq!(wire.connections(), 3);
+    Server.delete_queue(&queue).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_that_the_server_closes_says_why() {
     let (wire, queue) = (Wire::to(amqp_address()), name("forced"));
     let broker = broker_at(wire.address, impatient());

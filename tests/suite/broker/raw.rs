@@ -3,6 +3,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -76,6 +77,7 @@ fn expect(stream: &mut TcpStream, [class, id]: [u8; 2]) {
 pub(crate) struct Wire {
     pub(crate) address: SocketAddr,
     clients: Arc<Mutex<Vec<TcpStream>>>,
+    made: Arc<AtomicUsize>,
 }
 
 impl Wire {
@@ -84,17 +86,24 @@ impl Wire {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let clients: Arc<Mutex<Vec<TcpStream>>> = Arc::default();
-        let known = clients.clone();
+        let made = Arc::new(AtomicUsize::new(0));
+        let (known, counter) = (clients.clone(), made.clone());
         std::thread::spawn(move || {
             while let Ok((client, _)) = listener.accept() {
                 let Ok(server) = TcpStream::connect(server) else { continue };
+                counter.fetch_add(1, Ordering::SeqCst);
                 known.lock().unwrap().push(client.try_clone().unwrap());
                 let (client_in, server_out) = (client.try_clone().unwrap(), server.try_clone().unwrap());
                 std::thread::spawn(move || pipe(client_in, server_out));
                 std::thread::spawn(move || pipe(server, client));
             }
         });
-        Self { address, clients }
+        Self { address, clients, made }
+    }
+
+    /// How many connections were made.
+    pub(crate) fn connections(&self) -> usize {
+        self.made.load(Ordering::SeqCst)
     }
 
     /// Cuts every connection.
