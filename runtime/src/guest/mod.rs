@@ -1,7 +1,30 @@
 //! Guests: handler components, from file to verdict.
 //!
-//! A [`Module`](module::Module) is a compiled component that passed its link check; an [`Instance`](instance::Instance)
-//! is one live copy of it, kept by a lane and reused; a [`Call`] is one attempt.
+//! A [`Module`](module::Module) is a compiled component that passed its link check; a [`ModuleSlot`](swap::ModuleSlot)
+//! holds a consumer's current one; an [`Instance`](instance::Instance) is one live copy of it, kept by a
+//! [`LaneGuest`](lane::LaneGuest) and reused; a [`Call`] is one attempt, and [`Finished`] what it came to.
+
+mod bindings;
+pub mod cache;
+pub mod compile;
+mod convert;
+pub mod engine;
+pub mod error;
+pub mod grants;
+mod host;
+mod ids;
+pub mod inspect;
+pub mod instance;
+pub mod lane;
+mod lent;
+pub mod module;
+mod output;
+pub mod sql_guard;
+mod state;
+pub mod swap;
+#[cfg(test)]
+mod testing;
+mod verdict;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +32,8 @@ use std::time::Duration;
 use crate::broker::Outgoing;
 use crate::ledger::database::{Connection, DbError};
 use crate::message::{Message, MessageId};
+
+use module::CONTRACT;
 
 /// The first 8 bytes of a module's SHA-256 name it in the inbox; people see them in hex.
 pub type ModuleDigest = [u8; 32];
@@ -86,10 +111,13 @@ pub struct Finished {
     pub outbox: Vec<Outgoing>,
     /// The lane's connection, unless it went down with the attempt (time-out, trap inside a statement).
     pub connection: Option<Box<dyn Connection>>,
-    /// The guest changed rows or tried to: a failed attempt that did not leaves nothing to roll back.
+    /// The guest changed rows or tried to, or a statement failed: a failed attempt without that leaves nothing to roll
+    /// back.
     pub touched_sql: bool,
-    /// The instance must not be used again.
-    pub instance_spent: bool,
+    /// The instance, if it may be used again: not after a trap or a time-out, and not when it has served long enough.
+    pub instance: Option<instance::Instance>,
+    /// The module that ran.
+    pub module: ModuleDigest,
     /// Time inside the call.
     pub elapsed: Duration,
 }

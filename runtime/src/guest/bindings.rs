@@ -1,0 +1,12 @@
+//! The contract in Rust, generated from `wit/`. Only [`super::convert`] and the files in [`super::host`] touch it.
+
+wasmtime::component::bindgen!({
+    path: "../wit",
+    world: "message-handler",
+    imports: {
+        "hapax:handler/sql": async,
+    },
+    exports: { default: async },
+});
+
+pub(super) use hapax::handler::{context, outbox, sql, types};

@@ -1,0 +1,242 @@
+//! One live copy of a module, and the call of it: one attempt.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::OwnedSemaphorePermit;
+use wasmtime::Store;
+use wasmtime::component::TypedFunc;
+
+use super::bindings::types;
+use super::engine::EngineError;
+use super::grants::ConsumerContext;
+use super::lent::Lent;
+use super::module::Module;
+use super::output::{Output, Speaker};
+use super::state::State;
+use super::verdict::{Ending, MemoryState, host_failure, judge, timed_out, trapped};
+use super::{Advice, Call, Failure, Finished, Phase, convert};
+use crate::ledger::database::{Connection, DbError};
+
+type Answer = (Result<(), types::Failure>,);
+type Handle = TypedFunc<(types::Message,), Answer>;
+type Compensate = TypedFunc<(types::Message, types::Death), Answer>;
+
+/// Objects of the host (streams, timers) that a guest may hold at once.
+const MAX_HANDLES: usize = 10_000;
+
+/// How long a ping that is on its way when the guest ends may take; then its connection is given up.
+const PING_WAIT: Duration = Duration::from_secs(2);
+
+/// A live copy of a module, with a memory of its own. A lane keeps one and calls it for message after message.
+pub struct Instance(Box<Inner>);
+
+struct Inner {
+    module: Arc<Module>,
+    consumer: Arc<ConsumerContext>,
+    store: Store<State>,
+    handle: Handle,
+    compensate: Option<Compensate>,
+    lent: Arc<Lent>,
+    output: Arc<Output>,
+    calls: u32,
+    // Declared last, dropped last: the place in the pool is free only when the store is gone.
+    _permit: OwnedSemaphorePermit,
+}
+
+/// Why there is no instance.
+#[derive(Debug)]
+pub enum InstanceError {
+    /// No place in the pool, or the pool failed: not the module's fault.
+    Engine(EngineError),
+    /// An export has another type than the contract says.
+    Contract(String),
+    /// The module's own start code trapped, or it needs more memory than the consumer allows.
+    Start(Failure),
+}
+
+impl Instance {
+    /// Makes an instance. What it prints on the way goes to the log, without a message id.
+    pub async fn new(module: &Arc<Module>, consumer: &Arc<ConsumerContext>) -> Result<Self, InstanceError> {
+        let permit = module.engine.permit().await.map_err(InstanceError::Engine)?;
+        let (lent, output) = (Arc::new(Lent::default()), Arc::new(Output::default()));
+        output.begin(speaker(module, consumer, None), consumer.limits.output);
+        let mut store = Store::new(module.engine.wasmtime(), State::new(consumer, &lent, &output));
+        store.limiter(|state| &mut state.memory);
+        store.set_hostcall_fuel(usize::try_from(consumer.limits.host_call).unwrap_or(usize::MAX));
+        store.set_max_component_handles(MAX_HANDLES);
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_async_yield_and_update(1);
+        let instance = match module.pre.instantiate_async(&mut store).await {
+            Ok(instance) => instance,
+            Err(error) => return Err(not_started(&error, &mut store, consumer, &output)),
+        };
+        let contract = |error: wasmtime::Error| InstanceError::Contract(format!("{error:#}"));
+        let handle = instance.get_typed_func(&mut store, module.handle).map_err(contract)?;
+        let compensate = match &module.compensate {
+            Some(index) => Some(instance.get_typed_func(&mut store, *index).map_err(contract)?),
+            None => None,
+        };
+        let (module, consumer) = (Arc::clone(module), Arc::clone(consumer));
+        let calls = 0;
+        Ok(Self(Box::new(Inner { module, consumer, store, handle, compensate, lent, output, calls, _permit: permit })))
+    }
+
+    /// The module that it is a copy of.
+    pub fn module(&self) -> &Arc<Module> {
+        &self.0.module
+    }
+
+    /// Linear memory in bytes.
+    pub fn memory(&self) -> u64 {
+        self.0.store.data().memory.used()
+    }
+
+    /// Makes one attempt on the lane's connection, in the transaction that is open there.
+    ///
+    /// It always ends about as soon as the time limit: whatever the guest does, whatever the database does. Dropping the
+    /// future drops the instance, and stops a running statement at the server.
+    pub async fn call(mut self, call: Call, connection: Box<dyn Connection>) -> Finished {
+        let started = Instant::now();
+        let inner = &mut *self.0;
+        let limit = call.time_limit.min(inner.consumer.limits.time);
+        inner.begin(&call, connection, started + limit).await;
+        let (ending, ping) = inner.run(&call, limit).await;
+        let spent = matches!(ending, Ending::Stopped(_)) || inner.is_worn();
+        let sql = inner.store.data_mut().sql.finish();
+        let mut outbox = inner.store.data_mut().outbox.finish();
+        inner.store.data_mut().context.finish();
+        let verdict = judge(ending, sql.failure, ping);
+        if verdict != super::Verdict::Ok {
+            outbox.clear();
+        }
+        let (lent, module) = (Arc::clone(&inner.lent), inner.module.digest);
+        // The guest's memory goes before the wait for the database.
+        let instance = (!spent).then_some(self);
+        let connection = lent.take_back().await;
+        let elapsed = started.elapsed();
+        Finished { verdict, outbox, connection, touched_sql: sql.touched, instance, module, elapsed }
+    }
+}
+
+impl Inner {
+    async fn begin(&mut self, call: &Call, connection: Box<dyn Connection>, deadline: Instant) {
+        self.calls = self.calls.saturating_add(1);
+        self.output.begin(speaker(&self.module, &self.consumer, Some(call)), self.consumer.limits.output);
+        self.lent.lend(connection).await;
+        let state = self.store.data_mut();
+        state.context.begin(call.clone(), deadline);
+        state.sql.begin();
+        state.outbox.begin(call.clone());
+        state.memory.take_refused();
+        self.store.set_epoch_deadline(1);
+    }
+
+    /// Runs the guest, with a pinging timer beside it. Returns how it ended, and the error of the ping that failed.
+    async fn run(&mut self, call: &Call, limit: Duration) -> (Ending, Option<DbError>) {
+        let lent = Arc::clone(&self.lent);
+        let mut keep_alive = std::pin::pin!(lent.keep_alive(self.consumer.ping_every));
+        let mut ping_error = None;
+        let ended = {
+            let mut guest = std::pin::pin!(tokio::time::timeout(limit, self.invoke(call)));
+            loop {
+                tokio::select! {
+                    biased;
+                    ended = &mut guest => break ended,
+                    error = &mut keep_alive, if ping_error.is_none() => ping_error = Some(error),
+                }
+            }
+        };
+        if lent.is_busy() {
+            // Either the guest's statement, whose future is gone by now, or a ping, which may finish.
+            let settled = async {
+                tokio::select! {
+                    biased;
+                    _ = lent.session() => {}
+                    error = &mut keep_alive, if ping_error.is_none() => ping_error = Some(error),
+                }
+            };
+            let _ = tokio::time::timeout(PING_WAIT, settled).await;
+        }
+        let in_statement = lent.is_busy();
+        let stderr = self.output.finish();
+        let refused = self.store.data_mut().memory.take_refused();
+        let ending = match ended {
+            Ok(Ok(result)) => Ending::Returned(result.map_err(convert::failure)),
+            Ok(Err(error)) => {
+                let memory = MemoryState { refused, limit: self.consumer.limits.memory };
+                Ending::Stopped(trapped(&error, memory, stderr))
+            }
+            Err(_) => Ending::Stopped(timed_out(limit, in_statement, stderr)),
+        };
+        (ending, ping_error)
+    }
+
+    async fn invoke(&mut self, call: &Call) -> wasmtime::Result<Result<(), types::Failure>> {
+        let message = convert::message(call);
+        let (result,) = match (&call.phase, &self.compensate) {
+            (Phase::Handle, _) => self.handle.call_async(&mut self.store, (message,)).await?,
+            (Phase::Compensate(death), Some(compensate)) => {
+                compensate.call_async(&mut self.store, (message, convert::death(death))).await?
+            }
+            (Phase::Compensate(_), None) => (Err(no_compensation()),),
+        };
+        Ok(result)
+    }
+
+    /// Whether it has served long enough.
+    fn is_worn(&self) -> bool {
+        match self.consumer.reuse {
+            Some(reuse) => self.calls >= reuse.calls || self.store.data().memory.used() > reuse.memory_mark,
+            None => true,
+        }
+    }
+}
+
+/// A swap may have brought a module that cannot compensate any more, after the message was parked for it.
+fn no_compensation() -> types::Failure {
+    types::Failure {
+        advice: types::Advice::ByPolicy,
+        code: Some("no-compensation".to_owned()),
+        message: "the current module does not export compensation; the one that handled this message did".to_owned(),
+        detail: None,
+    }
+}
+
+fn not_started(
+    error: &wasmtime::Error,
+    store: &mut Store<State>,
+    consumer: &ConsumerContext,
+    output: &Output,
+) -> InstanceError {
+    if error.is::<wasmtime::PoolConcurrencyLimitError>() {
+        // The semaphore is sized so that this does not happen; if it does, it is the host's fault.
+        return InstanceError::Engine(EngineError::Setting(format!("the pool of instances is too small: {error:#}")));
+    }
+    let memory = MemoryState { refused: store.data_mut().memory.take_refused(), limit: consumer.limits.memory };
+    InstanceError::Start(trapped(error, memory, output.finish()))
+}
+
+fn speaker(module: &Module, consumer: &ConsumerContext, call: Option<&Call>) -> Speaker {
+    Speaker {
+        consumer: consumer.consumer.clone(),
+        module: module.short_digest(),
+        message_id: call.map_or_else(String::new, |call| call.id.as_str().to_owned()),
+        attempt: call.map_or(0, |call| call.attempt),
+    }
+}
+
+impl InstanceError {
+    /// What this means for the message that was to be handled.
+    pub fn into_verdict(self) -> super::Verdict {
+        match self {
+            Self::Engine(error) => super::Verdict::Infrastructure(DbError::infrastructure(error.to_string())),
+            Self::Contract(reason) => super::Verdict::Failed(host_failure("trap", reason, None)),
+            Self::Start(failure) => super::Verdict::Failed(Failure {
+                advice: Advice::ByPolicy,
+                message: format!("the module fails to start: {}", failure.message),
+                ..failure
+            }),
+        }
+    }
+}

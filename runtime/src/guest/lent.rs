@@ -1,0 +1,225 @@
+//! The lane's connection, lent to a guest for one call.
+//!
+//! The call's driver and the guest's statements share it: the driver pings it while the guest is busy elsewhere, and
+//! takes it back, in whatever state it is. A connection with a statement on its way is never given back: the answer
+//! would be taken for that of the next statement.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex as StdMutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Mutex, MutexGuard};
+
+use crate::ledger::database::{Connection, DbError, DbErrorKind};
+use crate::ledger::value::{Executed, Param, ResultSet, RowLimits};
+
+/// How long the caller waits for a statement to be stopped at the server; stopping goes on without it.
+const KILL_WAIT: Duration = Duration::from_secs(2);
+
+/// A place for a connection.
+#[derive(Default)]
+pub(crate) struct Lent {
+    connection: Mutex<Option<Box<dyn Connection>>>,
+    /// A statement is on its way, or was when its future was dropped.
+    busy: AtomicBool,
+    /// An error said that the connection is gone.
+    lost: AtomicBool,
+    last_used: StdMutex<Option<Instant>>,
+}
+
+impl Lent {
+    /// Lends a connection for a call.
+    pub(crate) async fn lend(&self, connection: Box<dyn Connection>) {
+        *self.connection.lock().await = Some(connection);
+        self.busy.store(false, Ordering::Relaxed);
+        self.lost.store(false, Ordering::Relaxed);
+        self.used();
+    }
+
+    /// Waits for the connection's other user, if there is one.
+    pub(crate) async fn session(&self) -> Session<'_> {
+        Session { connection: self.connection.lock().await, lent: self }
+    }
+
+    /// Sends a ping each time the connection has not been used for `every`; returns only with the error of one.
+    pub(crate) async fn keep_alive(&self, every: Duration) -> DbError {
+        loop {
+            let idle = self.last_used().map_or(Duration::ZERO, |last| last.elapsed());
+            tokio::time::sleep(every.saturating_sub(idle).max(Duration::from_millis(1))).await;
+            if self.last_used().is_some_and(|last| last.elapsed() < every) {
+                continue;
+            }
+            // Held by a statement: that is a sign of life in itself.
+            let Ok(connection) = self.connection.try_lock() else { continue };
+            let mut session = Session { connection, lent: self };
+            if let Err(error) = session.ping(every).await {
+                return error;
+            }
+        }
+    }
+
+    /// Whether a statement is on its way, or was when the call ended.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.busy.load(Ordering::Relaxed)
+    }
+
+    /// Ends the loan. None: the connection was lost, or had to be killed.
+    pub(crate) async fn take_back(&self) -> Option<Box<dyn Connection>> {
+        let connection = self.connection.lock().await.take()?;
+        if self.is_busy() {
+            let killed = kill(connection);
+            // The kill runs in a task of its own, so that giving up the wait does not give up the kill.
+            let _ = tokio::time::timeout(KILL_WAIT, killed).await;
+            None
+        } else if self.lost.load(Ordering::Relaxed) {
+            None
+        } else {
+            Some(connection)
+        }
+    }
+
+    fn used(&self) {
+        *self.last_used.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    fn last_used(&self) -> Option<Instant> {
+        *self.last_used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A whole call that is dropped halfway must not leave its statement running at the server.
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if self.is_busy()
+            && tokio::runtime::Handle::try_current().is_ok()
+            && let Some(connection) = self.connection.get_mut().take()
+        {
+            drop(kill(connection));
+        }
+    }
+}
+
+fn kill(connection: Box<dyn Connection>) -> tokio::task::JoinHandle<()> {
+    let switch = connection.kill_switch();
+    tokio::spawn(async move {
+        switch.kill().await;
+        drop(connection);
+    })
+}
+
+/// Exclusive use of the lent connection.
+pub(crate) struct Session<'a> {
+    connection: MutexGuard<'a, Option<Box<dyn Connection>>>,
+    lent: &'a Lent,
+}
+
+impl Session<'_> {
+    /// Runs a statement for at most `limit`.
+    pub(crate) async fn execute(&mut self, sql: &str, params: &[Param], limit: Duration) -> Result<Executed, DbError> {
+        let connection = self.connection.as_deref_mut().ok_or_else(gone)?;
+        self.lent.timed(connection.execute(sql, params), limit).await
+    }
+
+    /// Runs a query for at most `limit`.
+    pub(crate) async fn query(
+        &mut self,
+        sql: &str,
+        params: &[Param],
+        rows: RowLimits,
+        limit: Duration,
+    ) -> Result<ResultSet, DbError> {
+        let connection = self.connection.as_deref_mut().ok_or_else(gone)?;
+        self.lent.timed(connection.query(sql, params, rows), limit).await
+    }
+
+    async fn ping(&mut self, limit: Duration) -> Result<(), DbError> {
+        let connection = self.connection.as_deref_mut().ok_or_else(gone)?;
+        let pinged = self.lent.timed(connection.ping(), limit).await;
+        // A server that does not answer a ping in time is down; it is not the handler that was slow.
+        pinged.map_err(|error| DbError { kind: DbErrorKind::Infrastructure, ..error })
+    }
+}
+
+impl Lent {
+    async fn timed<T>(
+        &self,
+        statement: impl Future<Output = Result<T, DbError>>,
+        limit: Duration,
+    ) -> Result<T, DbError> {
+        self.busy.store(true, Ordering::Relaxed);
+        let result = match tokio::time::timeout(limit, statement).await {
+            Ok(result) => result,
+            // Still busy: it must be killed.
+            Err(_) => return Err(out_of_time(limit)),
+        };
+        self.busy.store(false, Ordering::Relaxed);
+        self.used();
+        if result.as_ref().is_err_and(|error| error.connection_lost) {
+            self.lost.store(true, Ordering::Relaxed);
+        }
+        result
+    }
+}
+
+fn out_of_time(limit: Duration) -> DbError {
+    DbError {
+        kind: DbErrorKind::TimedOut,
+        code: Some("timeout".to_owned()),
+        constraint: None,
+        message: format!("no answer from the database within the {limit:.1?} that were left; the statement was stopped"),
+        connection_lost: true,
+    }
+}
+
+fn gone() -> DbError {
+    DbError { connection_lost: true, ..DbError::infrastructure("the connection to the database is gone") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guest::testing::Fake;
+
+    #[tokio::test]
+    async fn a_connection_that_nobody_uses_is_pinged() {
+        let (lent, fake) = (Lent::default(), Fake::default());
+        lent.lend(Box::new(fake.clone())).await;
+        let pinged = tokio::time::timeout(Duration::from_millis(100), lent.keep_alive(Duration::from_millis(1))).await;
+        assert!(pinged.is_err(), "a ping that succeeds is not reported");
+        assert!(!fake.sent().is_empty());
+        assert!(lent.take_back().await.is_some());
+    }
+
+    #[tokio::test]
+    async fn a_statement_that_takes_too_long_costs_the_connection() {
+        let (lent, fake) = (Lent::default(), Fake::default());
+        fake.0.lock().unwrap().delay = Duration::from_secs(60);
+        lent.lend(Box::new(fake.clone())).await;
+        let error = lent.session().await.execute("SELECT 1", &[], Duration::from_millis(20)).await.unwrap_err();
+        assert_eq!((error.kind, error.connection_lost), (DbErrorKind::TimedOut, true));
+        assert!(lent.take_back().await.is_none());
+        assert_eq!(fake.sent(), ["SELECT 1/0", "kill"]);
+    }
+
+    #[tokio::test]
+    async fn a_call_that_is_dropped_halfway_kills_its_statement() {
+        let (lent, fake) = (Lent::default(), Fake::default());
+        fake.0.lock().unwrap().delay = Duration::from_secs(60);
+        lent.lend(Box::new(fake.clone())).await;
+        let call = async { lent.session().await.execute("SELECT 1", &[], Duration::from_secs(90)).await };
+        assert!(tokio::time::timeout(Duration::from_millis(20), call).await.is_err());
+        drop(lent);
+        tokio::task::yield_now().await;
+        assert_eq!(fake.sent(), ["SELECT 1/0", "kill"]);
+    }
+
+    #[tokio::test]
+    async fn a_lost_connection_is_not_given_back() {
+        let (lent, fake) = (Lent::default(), Fake::default());
+        fake.answer(Err(gone()));
+        lent.lend(Box::new(fake.clone())).await;
+        assert!(lent.session().await.execute("SELECT 1", &[], Duration::from_secs(1)).await.is_err());
+        assert!(lent.take_back().await.is_none());
+        assert_eq!(fake.sent(), ["SELECT 1/0"], "there is nothing left to kill");
+    }
+}
