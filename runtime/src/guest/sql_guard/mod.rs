@@ -1,12 +1,26 @@
 //! A stand-in with the guard's signature that accepts everything; replaced by the guard itself when branches meet.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::ledger::database::Dialect;
 
+/// What may be done to a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Verb {
+    /// Read rows.
+    Select,
+    /// Add rows.
+    Insert,
+    /// Change rows.
+    Update,
+    /// Remove rows.
+    Delete,
+}
+
 /// Tables by name, each with the verbs allowed on it.
-pub type TableGrants = BTreeMap<String, Vec<String>>;
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TableGrants(pub BTreeMap<String, BTreeSet<Verb>>);
 
 /// Whether a statement may change anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,11 +50,19 @@ pub struct Checked {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GuardError {
     /// It is not allowed.
-    #[error("{0}")]
-    Denied(String),
+    #[error("denied: {what}; hint: {hint}")]
+    Denied {
+        /// What is forbidden.
+        what: String,
+        /// What to do instead.
+        hint: String,
+    },
     /// It is not valid.
-    #[error("{0}")]
-    Invalid(String),
+    #[error("invalid statement: {message}")]
+    Invalid {
+        /// What is wrong.
+        message: String,
+    },
 }
 
 /// Checks guest SQL.
@@ -49,7 +71,7 @@ pub struct Guard;
 
 impl Guard {
     /// A guard for one consumer.
-    pub fn new(_dialect: Dialect, _tables: TableGrants, _functions: Vec<String>) -> Self {
+    pub fn new(_dialect: Dialect, _tables: TableGrants, _functions: impl IntoIterator<Item = String>) -> Self {
         Self
     }
 
@@ -57,8 +79,8 @@ impl Guard {
     pub fn check(&self, sql: &str) -> Result<Arc<Checked>, GuardError> {
         let verb = sql.split_whitespace().next().unwrap_or_default().to_ascii_uppercase();
         match verb.as_str() {
-            "" => Err(GuardError::Invalid("the statement is empty".to_owned())),
-            "COMMIT" => Err(GuardError::Denied("COMMIT is the host's".to_owned())),
+            "" => Err(GuardError::Invalid { message: "the statement is empty".to_owned() }),
+            "COMMIT" => Err(GuardError::Denied { what: "COMMIT".to_owned(), hint: "return".to_owned() }),
             _ => {
                 let parameters = sql.matches('?').count();
                 let read = verb == "SELECT";
