@@ -13,7 +13,10 @@ pub(crate) const TABLES: [&str; 5] = ["deadlock", "down", "lost", "taken", "slow
 
 /// What was sent, in order: statements with their parameters, `ping`, `kill`.
 #[derive(Clone, Default)]
-pub(crate) struct Fake(Arc<Mutex<Vec<(String, Vec<Value>)>>>);
+pub(crate) struct Fake(Arc<Mutex<Vec<Sent>>>);
+
+/// A text, and the values bound to it.
+type Sent = (String, Vec<Value>);
 
 impl Fake {
     pub(crate) fn boxed(&self) -> Box<dyn Connection> {
