@@ -77,6 +77,13 @@ impl Module {
         Ok(module)
     }
 
+    /// The first 8 bytes of the digest: what an inbox row keeps.
+    pub fn inbox_digest(&self) -> [u8; 8] {
+        let mut short = [0; 8];
+        short.copy_from_slice(&self.digest[..8]);
+        short
+    }
+
     /// The first 8 bytes of the digest in hex: how people see it.
     pub fn short_digest(&self) -> String {
         hex(&self.digest[..8])

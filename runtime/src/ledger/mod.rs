@@ -1,7 +1,242 @@
 //! The ledger: what SQL remembers of every message.
+//!
+//! [`database`] is the seam; everything else here is written once, for all dialects. A lane owns a connection and
+//! passes it to the functions that take one (they run in the lane's transaction); the others run in a transaction of
+//! their own, on a connection that the ledger keeps for that.
 
+mod calendar;
 pub mod database;
+pub mod dead;
+mod gate;
+pub mod inbox;
 pub mod mysql;
+pub mod outbox;
+pub mod parked;
 pub mod postgres;
+mod scan;
 pub mod sqlite;
+pub mod statements;
+pub mod upkeep;
 pub mod value;
+
+use std::sync::Arc;
+
+use tokio::sync::{Mutex, MutexGuard};
+
+use database::{Connection, Database, DbError, Dialect, Features};
+use statements::{Args, Statement, Statements};
+use value::{Executed, ResultSet, RowLimits, Value};
+
+/// One database's `hapax_*` tables.
+pub struct Ledger {
+    database: Arc<dyn Database>,
+    features: Features,
+    statements: Statements,
+    /// For work outside the lanes' transactions; one at a time.
+    own: Mutex<Option<Box<dyn Connection>>>,
+}
+
+impl Ledger {
+    /// Asks the server where its tables live. The tables themselves may still be missing: see [`Self::migrate`].
+    pub async fn open(database: Arc<dyn Database>) -> Result<Self, DbError> {
+        let features = database.features().await?;
+        let mut connection = database.connect().await?;
+        let schema = schema(database.dialect(), connection.as_mut()).await?;
+        let statements = Statements::load(database.dialect(), &schema);
+        Ok(Self { database, features, statements, own: Mutex::new(Some(connection)) })
+    }
+
+    /// Creates or upgrades the tables.
+    pub async fn migrate(&self) -> Result<(), DbError> {
+        self.database.migrate(false).await.map(drop)
+    }
+
+    /// What the database can do.
+    pub fn features(&self) -> Features {
+        self.features
+    }
+
+    /// The database behind it.
+    pub fn database(&self) -> &Arc<dyn Database> {
+        &self.database
+    }
+
+    /// Opens a connection for a lane.
+    pub async fn connect(&self) -> Result<Box<dyn Connection>, DbError> {
+        self.database.connect().await
+    }
+
+    /// Asks the server for a sign of life, on a connection of its own.
+    pub async fn probe(&self) -> Result<(), DbError> {
+        let mut connection = self.database.connect().await?;
+        connection.ping().await
+    }
+
+    /// Begins a transaction of the ledger's own. One that is dropped takes its connection with it.
+    async fn begin_own(&self) -> Result<OwnTransaction<'_>, DbError> {
+        let mut slot = self.own.lock().await;
+        let mut connection = match slot.take() {
+            Some(connection) => connection,
+            None => self.database.connect().await?,
+        };
+        if connection.begin().await.is_err() {
+            // It sat idle, and the server or the network may have ended it.
+            connection = self.database.connect().await?;
+            connection.begin().await?;
+        }
+        Ok(OwnTransaction { slot, connection })
+    }
+}
+
+/// A transaction of the ledger's own.
+struct OwnTransaction<'l> {
+    slot: MutexGuard<'l, Option<Box<dyn Connection>>>,
+    connection: Box<dyn Connection>,
+}
+
+impl OwnTransaction<'_> {
+    /// Commits what went well, rolls back what did not, and keeps the connection if it is still good.
+    async fn end<T>(mut self, done: Result<T, DbError>) -> Result<T, DbError> {
+        let ended = match &done {
+            Ok(_) => self.connection.commit().await,
+            Err(error) if error.connection_lost => return done,
+            Err(_) => self.connection.rollback().await,
+        };
+        match (ended, done) {
+            (Ok(()), done) => {
+                *self.slot = Some(self.connection);
+                done
+            }
+            (Err(error), Ok(_)) | (Err(_), Err(error)) => Err(error),
+        }
+    }
+}
+
+/// Runs a body in a transaction of the ledger's own; `?` in it rolls back. (A function that takes an async closure would
+/// read better, but the compiler cannot see yet that a task made of one may move between threads.)
+macro_rules! own_transaction {
+    ($ledger:expr, |$connection:ident| $body:expr) => {{
+        let mut own = $ledger.begin_own().await?;
+        let done: Result<_, DbError> = async {
+            let $connection: &mut dyn Connection = own.connection.as_mut();
+            $body
+        }
+        .await;
+        own.end(done).await
+    }};
+}
+use own_transaction;
+
+async fn schema(dialect: Dialect, connection: &mut dyn Connection) -> Result<String, DbError> {
+    let (sql, quote) = match dialect {
+        Dialect::Postgres => ("SELECT current_schema()::text", '"'),
+        Dialect::MySql => ("SELECT DATABASE()", '`'),
+        Dialect::Sqlite => return Ok("main".to_owned()),
+    };
+    connection.begin().await?;
+    let found = connection.query(sql, &[], RowLimits::NONE).await?;
+    connection.rollback().await?;
+    match found.rows.first().and_then(|row| row.first()) {
+        Some(Value::Text(name)) => Ok(format!("{quote}{}{quote}", name.replace(quote, &format!("{quote}{quote}")))),
+        _ => Err(DbError::infrastructure(
+            "the database URL names no database or schema to keep the hapax_* tables in: add /NAME to it",
+        )),
+    }
+}
+
+async fn execute(connection: &mut dyn Connection, statement: &Statement, args: Args) -> Result<Executed, DbError> {
+    let (sql, params) = statement.bind(args);
+    connection.execute(&sql, &params).await
+}
+
+async fn query(connection: &mut dyn Connection, statement: &Statement, args: Args) -> Result<ResultSet, DbError> {
+    let (sql, params) = statement.bind(args);
+    connection.query(&sql, &params, RowLimits::NONE).await
+}
+
+/// Reads the columns of one row of the host's own tables, in order.
+struct Reader(std::vec::IntoIter<Value>);
+
+impl Reader {
+    fn new(row: Vec<Value>) -> Self {
+        Self(row.into_iter())
+    }
+
+    fn next(&mut self) -> Result<Value, DbError> {
+        self.0.next().ok_or_else(|| DbError::infrastructure("a hapax_* table has fewer columns than expected"))
+    }
+
+    fn int(&mut self) -> Result<i64, DbError> {
+        self.maybe_int()?.ok_or_else(|| unexpected("an integer", &Value::Null))
+    }
+
+    fn number<T: TryFrom<i64>>(&mut self) -> Result<T, DbError> {
+        let value = self.int()?;
+        T::try_from(value).map_err(|_| unexpected("a smaller integer", &Value::Int(value)))
+    }
+
+    fn maybe_int(&mut self) -> Result<Option<i64>, DbError> {
+        match self.next()? {
+            Value::Int(value) => Ok(Some(value)),
+            Value::Boolean(value) => Ok(Some(value.into())),
+            Value::Null => Ok(None),
+            // MariaDB sums and differences of BIGINT may come as DECIMAL.
+            Value::Decimal(text) => text.parse().map(Some).map_err(|_| unexpected("an integer", &Value::Decimal(text))),
+            other => Err(unexpected("an integer", &other)),
+        }
+    }
+
+    fn blob(&mut self) -> Result<Vec<u8>, DbError> {
+        self.maybe_blob()?.ok_or_else(|| unexpected("bytes", &Value::Null))
+    }
+
+    fn maybe_blob(&mut self) -> Result<Option<Vec<u8>>, DbError> {
+        match self.next()? {
+            Value::Blob(bytes) => Ok(Some(bytes)),
+            Value::Null => Ok(None),
+            other => Err(unexpected("bytes", &other)),
+        }
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], DbError> {
+        fixed(self.blob()?)
+    }
+
+    fn maybe_array<const N: usize>(&mut self) -> Result<Option<[u8; N]>, DbError> {
+        self.maybe_blob()?.map(fixed).transpose()
+    }
+
+    fn text(&mut self) -> Result<String, DbError> {
+        self.maybe_text()?.ok_or_else(|| unexpected("text", &Value::Null))
+    }
+
+    fn maybe_text(&mut self) -> Result<Option<String>, DbError> {
+        match self.next()? {
+            Value::Text(text) => Ok(Some(text)),
+            Value::Null => Ok(None),
+            other => Err(unexpected("text", &other)),
+        }
+    }
+}
+
+fn fixed<const N: usize>(bytes: Vec<u8>) -> Result<[u8; N], DbError> {
+    bytes.try_into().map_err(|bytes: Vec<u8>| {
+        DbError::infrastructure(format!("a hapax_* table holds {} bytes where {N} belong", bytes.len()))
+    })
+}
+
+fn unexpected(wanted: &str, found: &Value) -> DbError {
+    DbError::infrastructure(format!("a hapax_* table holds {found:?} where {wanted} belongs"))
+}
+
+/// A guard matched fewer rows than it should have: somebody else moved them. The transaction must be rolled back and
+/// the decision made again.
+fn moved_elsewhere(what: &str) -> DbError {
+    DbError {
+        kind: database::DbErrorKind::Contention,
+        code: None,
+        constraint: None,
+        message: format!("{what} was changed by somebody else in the meantime"),
+        connection_lost: false,
+    }
+}

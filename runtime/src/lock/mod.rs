@@ -3,9 +3,11 @@
 //! Nothing correct depends on it: the inbox's unique key is the judge. It keeps two hosts from running the same
 //! message at the same time and throwing one result away.
 
+pub mod lease;
 pub mod local;
 pub mod redis;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -82,4 +84,55 @@ pub trait Lock: Send + Sync {
 /// The key under which a consumer locks a message id.
 pub fn key(consumer: &str, id: &crate::message::MessageId) -> String {
     format!("hapax:{consumer}:{id}")
+}
+
+/// Opens the lock that `url` names: `redis://`, `rediss://` (TLS), `redis+unix://` (a socket), or `local:` (this
+/// process's memory). Nothing is connected yet, so this works before the server is there.
+///
+/// # Errors
+/// When the URL is not one of these. The URL itself is never in the error: it may hold a password.
+pub fn open(url: &str, settings: redis::RedisSettings) -> Result<Arc<dyn Lock>, LockError> {
+    match url.split_once(':') {
+        Some(("local", "")) => Ok(Arc::new(local::LocalLock::new())),
+        Some(("redis" | "rediss" | "redis+unix", _)) => Ok(Arc::new(redis::RedisLock::new(url, settings)?)),
+        _ => Err(LockError::in_url("its scheme is not one of redis://, rediss://, redis+unix:// or local:")),
+    }
+}
+
+impl LockError {
+    /// The lock's URL cannot be used; `reason` must not quote it.
+    fn in_url(reason: impl Into<String>) -> Self {
+        Self { server: "lock.url".to_owned(), reason: reason.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_is_opened_by_its_url() {
+        let open = |url| open(url, redis::RedisSettings::default());
+        assert!(!open("local:").unwrap().features().shared);
+        for url in ["redis://localhost", "rediss://user:pw@cache:6380/2", "redis+unix:///run/redis.sock?db=1"] {
+            assert!(open(url).unwrap().features().shared, "{url}");
+        }
+    }
+
+    #[test]
+    fn a_url_that_cannot_be_used_is_explained_and_never_quoted() {
+        for url in [
+            "",
+            "local:x",
+            "memcached://u:s3cret@h",
+            "redis://u:s3cret@h/db",
+            "redis://u:s3cret@",
+            "rediss://u:s3cret@h/#insecure",
+        ] {
+            let error =
+                open(url, redis::RedisSettings::default()).err().unwrap_or_else(|| panic!("{url} was accepted"));
+            assert_eq!(error.server, "lock.url");
+            assert!(!error.to_string().contains("s3cret"), "{error}");
+        }
+    }
 }

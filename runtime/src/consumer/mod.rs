@@ -1,0 +1,319 @@
+//! A consumer: one queue, one module, one scope of message ids.
+//!
+//! Its supervisor subscribes, hands deliveries to lanes by partition, and subscribes anew when a subscription ends. Its
+//! clock tells lanes when parked rows are due. Its healer waits for infrastructure to come back. Its upkeep rescues rows
+//! whose host was lost, forgets what is old enough, and measures.
+
+mod gate;
+mod lane;
+mod upkeep;
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use futures::FutureExt as _;
+use tokio::sync::{RwLock, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::{Broker, BrokerError, Delivery, QueueSpec, Subscription};
+use crate::identity::{lane_of, slots_of};
+use crate::ledger::parked::RunToken;
+use crate::pipeline::Fault;
+use crate::pipeline::member::{Link, Member};
+use crate::pipeline::shared::Shared;
+use crate::telemetry::metrics;
+use crate::telemetry::readiness::Component;
+use crate::telemetry::waits::retry_forever;
+
+pub use gate::MassFailure;
+use gate::{Gate, Health};
+use lane::{Common, Lane};
+
+/// How long lanes hold on to their deliveries while infrastructure is away, before they go back to the broker: long
+/// enough for a restart of a server, well under the broker's own limit of 30 minutes.
+const HOLD: Duration = Duration::from_secs(10);
+
+/// How often the clock asks SQL what is due; what a lane parks itself it knows without asking.
+const CLOCK: Duration = Duration::from_secs(1);
+
+/// How often infrastructure that is away is probed.
+const PROBE_EVERY: Duration = Duration::from_millis(500);
+
+/// What a consumer is made of.
+pub struct Settings {
+    /// What its lanes share.
+    pub shared: Arc<Shared>,
+    /// Where its deliveries come from.
+    pub broker: Arc<dyn Broker>,
+    /// Its queue.
+    pub spec: QueueSpec,
+    /// How many lanes; at least 1.
+    pub lanes: u16,
+    /// Members in one transaction; at least 1.
+    pub batch: usize,
+    /// When nearly everything fails.
+    pub mass_failure: Option<MassFailure>,
+    /// One for the host: see [`Common::suspects`].
+    pub suspects: Arc<RwLock<()>>,
+    /// What its upkeep keeps to.
+    pub upkeep: upkeep::Policy,
+}
+
+pub use upkeep::Policy as UpkeepPolicy;
+
+/// The hand by which the supervisor reaches a lane.
+struct LaneHandle {
+    deliveries: mpsc::UnboundedSender<Member>,
+    due: watch::Sender<Option<Instant>>,
+    taken: Arc<Mutex<Option<RunToken>>>,
+}
+
+/// A running consumer's parts.
+struct Consumer {
+    common: Arc<Common>,
+    broker: Arc<dyn Broker>,
+    spec: QueueSpec,
+    lanes: Vec<LaneHandle>,
+    readiness: Component,
+    link: Option<Arc<Link>>,
+}
+
+/// Why deliveries stopped.
+enum Stop {
+    /// The host is shutting down.
+    Shutdown,
+    /// The subscription ended by itself.
+    Ended(BrokerError),
+    /// Infrastructure has been away for longer than [`HOLD`].
+    Paused,
+    /// Too much is parked or unpublished.
+    Pressure,
+}
+
+/// Runs a consumer until `stop`, then lets its lanes finish what they have begun, for at most `drain`. What they have
+/// not finished by then is given back, uncounted.
+pub async fn run(settings: Settings, readiness: Component, stop: CancellationToken, drain: Duration) {
+    let Settings { shared, broker, spec, lanes: count, batch, mass_failure, suspects, upkeep } = settings;
+    let (pressure, under_pressure) = watch::channel(false);
+    let common = Arc::new(Common {
+        shared: shared.clone(),
+        gate: Gate::default(),
+        health: Health::new(mass_failure),
+        suspects,
+        batch,
+        pressure: under_pressure,
+    });
+    let (lanes, mut tasks) = start_lanes(&common, count, &stop);
+    let mut helpers = JoinSet::new();
+    helpers.spawn(heal(common.clone()));
+    helpers.spawn(clock(common.clone(), lanes.iter().map(|lane| lane.due.clone()).collect()));
+    helpers.spawn(upkeep::run(common.clone(), upkeep, pressure));
+
+    let mut consumer = Consumer { common, broker, spec, lanes, readiness, link: None };
+    consumer.supervise(&stop).await;
+
+    let finished = async { while tasks.join_next().await.is_some() {} };
+    if tokio::time::timeout(drain, finished).await.is_err() {
+        tracing::warn!(consumer = %shared.name, "not everything was finished within {drain:?}; the rest is given back");
+    }
+    // A lane that is aborted takes its connection with it, and the server rolls back.
+    tasks.shutdown().await;
+    helpers.shutdown().await;
+    consumer.end(&shared).await;
+}
+
+fn start_lanes(common: &Arc<Common>, count: u16, stop: &CancellationToken) -> (Vec<LaneHandle>, JoinSet<()>) {
+    let mut tasks = JoinSet::new();
+    let handles = (0..count)
+        .map(|lane| {
+            let (deliveries, received) = mpsc::unbounded_channel();
+            let (due, due_seen) = watch::channel(None);
+            let taken = Arc::new(Mutex::new(None));
+            let slots = slots_of(lane, count);
+            let slots = slots.start..=slots.end - 1;
+            let lane = Lane::new(common.clone(), slots, received, due_seen, taken.clone());
+            tasks.spawn(lane.run(stop.clone()));
+            LaneHandle { deliveries, due, taken }
+        })
+        .collect();
+    (handles, tasks)
+}
+
+impl Consumer {
+    fn name(&self) -> &str {
+        &self.common.shared.name
+    }
+
+    /// Subscribes, dispatches, and subscribes anew, until the host stops.
+    async fn supervise(&mut self, stop: &CancellationToken) {
+        loop {
+            if self.wait_until_able(stop).await.is_none() {
+                return;
+            }
+            let what = format!("queue {:?}", self.spec.queue);
+            let (broker, spec) = (self.broker.clone(), self.spec.clone());
+            let subscribe = move || {
+                let (broker, spec) = (broker.clone(), spec.clone());
+                async move { broker.subscribe(&spec).await }
+            };
+            let subscribed = retry_forever(&what, &self.readiness, stop, subscribe).boxed();
+            let Some(subscription) = subscribed.await else { return };
+            tracing::info!(consumer = self.name(), queue = %self.spec.queue, "consuming");
+            self.readiness.up();
+            match self.dispatch(subscription, stop).await {
+                Stop::Shutdown => return,
+                Stop::Ended(error) => {
+                    metrics::broker_failed();
+                    self.readiness.waiting(&error);
+                    tracing::warn!(consumer = self.name(), "{error}; subscribing again");
+                    // A broker that ends subscriptions at once must not be asked in a tight loop.
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+                Stop::Paused | Stop::Pressure => self.close_link().await,
+            }
+        }
+    }
+
+    /// Waits while infrastructure is away or too much is parked.
+    async fn wait_until_able(&self, stop: &CancellationToken) -> Option<()> {
+        let mut pressure = self.common.pressure.clone();
+        let able = async {
+            self.common.gate.opened().await;
+            // The sender lives as long as the upkeep task, which lives as long as we do.
+            let _ = pressure.wait_for(|pressed| !pressed).await;
+        };
+        stop.run_until_cancelled(able).await
+    }
+
+    /// Hands deliveries to lanes until something ends it.
+    async fn dispatch(&mut self, subscription: Subscription, stop: &CancellationToken) -> Stop {
+        let Subscription { mut deliveries, settler } = subscription;
+        let link = Link::new(settler);
+        self.link = Some(link.clone());
+        let common = self.common.clone();
+        let mut pressure = common.pressure.clone();
+        let paused = async {
+            loop {
+                let closed = common.gate.shut().await;
+                let left = HOLD.saturating_sub(closed.since.elapsed());
+                if tokio::time::timeout(left, common.gate.opened()).await.is_err() {
+                    return;
+                }
+            }
+        };
+        tokio::pin!(paused);
+        let pressed = async {
+            if pressure.wait_for(|pressed| *pressed).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::pin!(pressed);
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Stop::Shutdown,
+                received = deliveries.recv() => match received {
+                    Some(Ok(delivery)) => self.hand_over(delivery, &link),
+                    Some(Err(error)) => {
+                        link.ended();
+                        return Stop::Ended(error);
+                    }
+                    None => {
+                        link.ended();
+                        let reason = "the connection was lost".to_owned();
+                        return Stop::Ended(BrokerError::Ended { queue: self.spec.queue.clone(), reason });
+                    }
+                },
+                () = &mut paused => return Stop::Paused,
+                () = &mut pressed => return Stop::Pressure,
+            }
+        }
+    }
+
+    fn hand_over(&self, delivery: Delivery, link: &Arc<Link>) {
+        self.common.shared.metrics.received(1);
+        let member = Member::identify(delivery, link, &self.common.shared.rules);
+        let count = u16::try_from(self.lanes.len()).unwrap_or(u16::MAX);
+        let lane = usize::from(lane_of(member.carried.slot, count));
+        // A lane ends only when the host stops; its deliveries go back to the queue then.
+        let _ = self.lanes[lane].deliveries.send(member);
+    }
+
+    async fn close_link(&mut self) {
+        if let Some(link) = self.link.take() {
+            link.close().await;
+        }
+    }
+
+    /// Gives back what was taken and not finished, and what was delivered and not settled.
+    async fn end(&mut self, shared: &Shared) {
+        for lane in &self.lanes {
+            let token = lane.taken.lock().unwrap_or_else(|poison| poison.into_inner()).take();
+            let Some(token) = token else { continue };
+            let given = shared.ledger.give_back(&shared.name, shared.incarnation, token, Duration::ZERO);
+            if let Ok(Err(error)) = tokio::time::timeout(Duration::from_secs(2), given).await {
+                tracing::warn!(consumer = %shared.name, "could not give parked messages back: {error}; they are rescued later");
+            }
+        }
+        self.close_link().await;
+        tracing::info!(consumer = %shared.name, "stopped");
+    }
+}
+
+/// Waits for infrastructure to come back whenever it has gone away.
+async fn heal(common: Arc<Common>) {
+    let shared = &common.shared;
+    loop {
+        let closed = common.gate.shut().await;
+        let (kind, waited_for) = match &closed.fault {
+            Fault::Database(_) => ("database", "the database"),
+            Fault::Lock(_) => ("lock", "the lock server"),
+        };
+        tracing::warn!(consumer = %shared.name, "pausing: {}", closed.fault);
+        shared.metrics.paused(kind);
+        loop {
+            let healthy = match &closed.fault {
+                Fault::Database(_) => shared.ledger.probe().await.is_ok(),
+                Fault::Lock(_) => shared.locking.lock.describe().await.is_ok(),
+            };
+            if healthy {
+                break;
+            }
+            tokio::time::sleep(PROBE_EVERY).await;
+        }
+        shared.metrics.resumed(kind);
+        tracing::info!(consumer = %shared.name, paused = ?closed.since.elapsed(), "{waited_for} is back");
+        common.gate.open();
+        // A server that answers probes and fails everything else is not asked in a tight loop.
+        tokio::time::sleep(PROBE_EVERY).await;
+    }
+}
+
+/// Tells lanes when rows parked by somebody else, or before this host started, are due.
+async fn clock(common: Arc<Common>, lanes: Vec<watch::Sender<Option<Instant>>>) {
+    let shared = &common.shared;
+    let count = u16::try_from(lanes.len()).unwrap_or(u16::MAX);
+    let mut ticks = tokio::time::interval(CLOCK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        common.gate.opened().await;
+        let slots = match shared.ledger.due_slots(&shared.name, CLOCK).await {
+            Ok(slots) => slots,
+            Err(error) => {
+                common.gate.close(Fault::Database(error));
+                continue;
+            }
+        };
+        let now = Instant::now();
+        let mut soonest: Vec<Option<Instant>> = vec![None; lanes.len()];
+        for (slot, wait) in slots {
+            let lane = &mut soonest[usize::from(lane_of(slot, count))];
+            *lane = Some(lane.map_or(now + wait, |at| at.min(now + wait)));
+        }
+        for (lane, at) in lanes.iter().zip(soonest).filter(|(_, at)| at.is_some()) {
+            lane.send_replace(at);
+        }
+    }
+}

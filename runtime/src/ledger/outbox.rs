@@ -1,0 +1,205 @@
+//! The outbox: messages waiting to be published because an attempt committed.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::database::{Connection, DbError};
+use super::parked::{ParkedId, derived_uuid, millis, parse_properties, properties_json};
+use super::statements::Args;
+use super::value::Value;
+use super::{Ledger, own_transaction, Reader, execute, query};
+use crate::broker::Outgoing;
+use crate::message::MessageId;
+
+/// An outbox row's key: derived from what caused it, so that every publication of it carries the same id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct OutboxId(pub [u8; 16]);
+
+impl OutboxId {
+    /// The key of a dead letter's copy.
+    pub fn of_copy(dead: ParkedId, generation: u32) -> Self {
+        Self(*derived_uuid(&[b"dead-letter-copy", &dead.0, &generation.to_be_bytes()]).as_bytes())
+    }
+
+    /// The key of what a guest sent; `message_id` is the one that the guest was told.
+    pub fn of_message(consumer: &str, message_id: &str) -> Self {
+        match uuid::Uuid::parse_str(message_id) {
+            Ok(id) => Self(*id.as_bytes()),
+            Err(_) => Self(*derived_uuid(&[b"outbox", consumer.as_bytes(), message_id.as_bytes()]).as_bytes()),
+        }
+    }
+}
+
+/// A message to publish.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OutboxRow {
+    /// Its key.
+    pub id: OutboxId,
+    /// The message whose attempt sent it.
+    pub message_id: Option<MessageId>,
+    /// The parked row whose body it carries, for copies of dead letters: its own is empty.
+    pub parked_id: Option<ParkedId>,
+    /// What to publish, and where.
+    pub outgoing: Outgoing,
+}
+
+/// An outbox row as people see it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OutboxEntry {
+    /// The row.
+    pub row: OutboxRow,
+    /// The consumer whose handler sent it.
+    pub consumer: String,
+    /// False while it waits to be published, true once the broker has refused or returned it.
+    pub undeliverable: bool,
+    /// Publications that failed.
+    pub attempts: u32,
+    /// When the next one is due, in milliseconds since the Unix epoch.
+    pub next_at: i64,
+    /// What the broker said.
+    pub error: Option<String>,
+    /// Milliseconds since the Unix epoch.
+    pub created_at: i64,
+}
+
+const PENDING: i64 = 1;
+const UNDELIVERABLE: i64 = 2;
+
+impl Ledger {
+    /// Adds rows in the lane's transaction. The host that adds them publishes them at once; after `grace` any host may.
+    /// Copies of dead letters are left to the next sweep of any host.
+    pub async fn add_to_outbox(
+        &self,
+        connection: &mut dyn Connection,
+        consumer: &str,
+        rows: &[OutboxRow],
+        grace: Duration,
+    ) -> Result<(), DbError> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let text = |text: &str| Some(text.to_owned());
+        let args = Args::new()
+            .one("consumer", consumer)
+            .ints("grace", rows.iter().map(|row| Some(if row.parked_id.is_some() { 0 } else { millis(grace) })))
+            .blobs("id", rows.iter().map(|row| Some(row.id.0.to_vec())))
+            .blobs("message_id", rows.iter().map(|row| row.message_id.as_ref().map(|id| id.as_bytes().to_vec())))
+            .blobs("parked_id", rows.iter().map(|row| row.parked_id.map(|id| id.0.to_vec())))
+            .texts("exchange", rows.iter().map(|row| text(&row.outgoing.exchange)))
+            .texts("routing_key", rows.iter().map(|row| text(&row.outgoing.routing_key)))
+            .texts("properties", rows.iter().map(|row| Some(properties_json(&row.outgoing.properties))))
+            .blobs("body", rows.iter().map(|row| Some(row.outgoing.body.to_vec())));
+        execute(connection, &self.statements.outbox_add, args).await.map(drop)
+    }
+
+    /// Rows that are due, put off by `grace` so that no other host publishes them meanwhile. Bodies of copies are
+    /// filled in; a copy whose dead letter is gone has nothing to carry and is dropped.
+    pub async fn outbox_due(&self, limit: usize, grace: Duration) -> Result<Vec<OutboxEntry>, DbError> {
+        own_transaction!(self, |connection| {
+            let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+            let found = query(connection, &self.statements.outbox_due, Args::new().one("limit", limit)).await?;
+            let entries = found.rows.into_iter().map(read_entry).collect::<Result<Vec<_>, _>>()?;
+            if entries.is_empty() {
+                return Ok(entries);
+            }
+            let ids: Vec<OutboxId> = entries.iter().map(|entry| entry.row.id).collect();
+            let args = row_ids(&ids).one("grace", millis(grace));
+            execute(connection, &self.statements.outbox_hold, args).await?;
+            let mut whole = Vec::with_capacity(entries.len());
+            for mut entry in entries {
+                match entry.row.parked_id {
+                    None => whole.push(entry),
+                    Some(parked) => match self.body_of(connection, parked).await? {
+                        Some(body) => {
+                            entry.row.outgoing.body = body;
+                            whole.push(entry);
+                        }
+                        None => {
+                            execute(connection, &self.statements.outbox_done, row_ids(&[entry.row.id])).await?;
+                        }
+                    },
+                }
+            }
+            Ok(whole)
+        })
+    }
+
+    async fn body_of(&self, connection: &mut dyn Connection, parked: ParkedId) -> Result<Option<Bytes>, DbError> {
+        let row = self.parked_between(connection, parked, parked).await?.into_iter().next();
+        Ok(row.map(|row| row.message.body.clone()))
+    }
+
+    /// Deletes rows that the broker confirmed.
+    pub async fn outbox_done(&self, ids: &[OutboxId]) -> Result<(), DbError> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let args = row_ids(ids);
+        own_transaction!(self, |connection| execute(connection, &self.statements.outbox_done, args).await.map(drop))
+    }
+
+    /// Records that the broker will not take a row as it is. The others flow.
+    pub async fn outbox_undeliverable(&self, id: OutboxId, error: &str) -> Result<(), DbError> {
+        let args = Args::new().one("id", id.0.as_slice()).one("error", error.replace('\0', "\u{fffd}"));
+        own_transaction!(self, |connection| {
+            execute(connection, &self.statements.outbox_undeliverable, args).await.map(drop)
+        })
+    }
+
+    /// Records a publication that came to nothing, to be tried again after `delay`.
+    pub async fn outbox_retry(&self, id: OutboxId, error: &str, delay: Duration) -> Result<(), DbError> {
+        let args = Args::new()
+            .one("id", id.0.as_slice())
+            .one("error", error.replace('\0', "\u{fffd}"))
+            .one("delay", millis(delay));
+        own_transaction!(self, |connection| execute(connection, &self.statements.outbox_retry, args).await.map(drop))
+    }
+
+    /// How many rows wait to be published, and the age of the oldest.
+    pub async fn outbox_stats(&self) -> Result<(u64, Duration), DbError> {
+        let args = Args::new().one("state", PENDING);
+        let found = own_transaction!(self, |connection| query(connection, &self.statements.outbox_stats, args).await)?;
+        let Some(row) = found.rows.into_iter().next() else { return Ok((0, Duration::ZERO)) };
+        let mut row = Reader::new(row);
+        let waiting = row.number()?;
+        Ok((waiting, Duration::from_millis(row.int()?.max(0).unsigned_abs())))
+    }
+
+    /// Makes a consumer's undeliverable rows pending again; returns how many.
+    pub async fn outbox_requeue(&self, consumer: &str) -> Result<u64, DbError> {
+        let args = Args::new().one("consumer", consumer);
+        let done = own_transaction!(self, |connection| execute(connection, &self.statements.outbox_requeue, args).await)?;
+        Ok(done.rows_affected)
+    }
+
+    /// The outbox rows that a message caused, without bodies.
+    pub async fn outbox_of_message(&self, consumer: &str, id: &MessageId) -> Result<Vec<OutboxEntry>, DbError> {
+        let args = Args::new().one("consumer", consumer).one("message_id", id.as_bytes());
+        let found = own_transaction!(self, |connection| query(connection, &self.statements.outbox_of_message, args).await)?;
+        found.rows.into_iter().map(read_entry).collect()
+    }
+}
+
+fn row_ids(ids: &[OutboxId]) -> Args {
+    Args::new().blobs("row_id", ids.iter().map(|id| Some(id.0.to_vec())))
+}
+
+fn read_entry(row: Vec<Value>) -> Result<OutboxEntry, DbError> {
+    let mut row = Reader::new(row);
+    let id = OutboxId(row.array()?);
+    let consumer = row.text()?;
+    let message_id = row.maybe_blob()?.and_then(|bytes| MessageId::from_bytes(&bytes).ok());
+    let parked_id = row.maybe_array()?.map(ParkedId);
+    let (exchange, routing_key) = (row.text()?, row.text()?);
+    let properties = parse_properties(&row.text()?)?;
+    let body = Bytes::from(row.maybe_blob()?.unwrap_or_default());
+    let undeliverable = row.int()? == UNDELIVERABLE;
+    let attempts = row.number()?;
+    let next_at = row.int()?;
+    let error = row.maybe_text()?;
+    let created_at = row.int()?;
+    let outgoing = Outgoing { exchange, routing_key, properties, body };
+    let row = OutboxRow { id, message_id, parked_id, outgoing };
+    Ok(OutboxEntry { row, consumer, undeliverable, attempts, next_at, error, created_at })
+}

@@ -1,0 +1,182 @@
+-- The host's SQL for SQLite. One writer at a time (BEGIN IMMEDIATE): nothing to lock, nothing to skip.
+-- See statements.rs for the notation.
+
+-- name: claim
+INSERT INTO hapax_inbox (consumer, message_id, status, parked_id, body_digest, module, updated_at)
+VALUES {(:consumer, :message_id, :status, :parked_id, :body_digest, :module, @now)}
+ON CONFLICT DO NOTHING
+RETURNING message_id
+
+-- name: claim_silently
+-- For MySQL 8; here so that all dialects are alike.
+INSERT INTO hapax_inbox (consumer, message_id, status, parked_id, body_digest, module, updated_at)
+VALUES {(:consumer, :message_id, :status, :parked_id, :body_digest, :module, @now)}
+ON CONFLICT DO NOTHING
+
+-- name: inbox_existing
+SELECT message_id, status, body_digest, parked_id FROM hapax_inbox
+WHERE consumer = :consumer AND message_id IN ({:message_id})
+
+-- name: unclaim
+DELETE FROM hapax_inbox WHERE consumer = :consumer AND message_id IN ({:message_id})
+
+-- name: inbox_move
+WITH r (message_id, was, was_parked, status, parked_id, module) AS
+  (VALUES {(:message_id, :was, :was_parked, :status, :parked_id, :module)})
+UPDATE hapax_inbox AS i
+SET status = r.status, parked_id = r.parked_id, module = COALESCE(r.module, i.module), updated_at = @now
+FROM r
+WHERE i.consumer = :consumer AND i.message_id = r.message_id AND i.status = r.was AND i.parked_id IS r.was_parked
+
+-- name: park
+-- delay: milliseconds until it is due, NULL for a row that never is.
+INSERT INTO hapax_parked (id, consumer, message_id, state, phase, generation, due_at, slot, attempts, handler_attempts, crashes, compensations, reason, code, error, module, body_digest, exchange, routing_key, properties, body, body_bytes, created_at, updated_at)
+VALUES {(:id, :consumer, :message_id, :state, :phase, :generation, @now + :delay, :slot, :attempts, :handler_attempts, :crashes, :compensations, :reason, :code, :error, :module, :body_digest, :exchange, :routing_key, :properties, :body, :body_bytes, @now, @now)}
+ON CONFLICT DO NOTHING
+
+-- name: park_chunk
+INSERT INTO hapax_parked_chunks (parked_id, ordinal, bytes) VALUES (:parked_id, :ordinal, :bytes) ON CONFLICT DO NOTHING
+
+-- name: chunks
+SELECT bytes FROM hapax_parked_chunks WHERE parked_id = :parked_id ORDER BY ordinal
+
+-- name: chunks_delete
+DELETE FROM hapax_parked_chunks WHERE parked_id IN ({:parked_id})
+
+-- name: due_slots
+-- due_at is NULL while a row runs and once it is dead.
+SELECT slot, MIN(due_at) - @now AS wait FROM hapax_parked
+WHERE consumer = :consumer AND due_at <= @now + :horizon AND state IN (1, 3)
+GROUP BY slot
+
+-- name: due
+SELECT id, consumer, message_id, state, phase, generation, due_at, slot, attempts, handler_attempts, crashes, compensations, run_token, incarnation, taken_at, reason, code, error, module, body_digest, exchange, routing_key, properties, body, body_bytes, created_at, updated_at FROM hapax_parked
+WHERE consumer = :consumer AND slot BETWEEN :first_slot AND :last_slot AND due_at <= @now AND state IN (1, 3) AND crashes = 0
+ORDER BY due_at, id LIMIT :limit
+
+-- name: due_in_order
+-- For blocking retry: everything pending, oldest first, due or not; the caller stops at the first that is not due.
+SELECT id, consumer, message_id, state, phase, generation, due_at, slot, attempts, handler_attempts, crashes, compensations, run_token, incarnation, taken_at, reason, code, error, module, body_digest, exchange, routing_key, properties, body, body_bytes, created_at, updated_at,
+  CASE WHEN state <> 2 AND due_at <= @now THEN 1 ELSE 0 END AS is_due
+FROM hapax_parked
+WHERE consumer = :consumer AND slot BETWEEN :first_slot AND :last_slot AND state IN (1, 2, 3)
+ORDER BY id LIMIT :limit
+
+-- name: due_suspect
+SELECT id, consumer, message_id, state, phase, generation, due_at, slot, attempts, handler_attempts, crashes, compensations, run_token, incarnation, taken_at, reason, code, error, module, body_digest, exchange, routing_key, properties, body, body_bytes, created_at, updated_at FROM hapax_parked
+WHERE consumer = :consumer AND slot BETWEEN :first_slot AND :last_slot AND due_at <= @now AND state IN (1, 3) AND crashes > 0
+ORDER BY due_at, id LIMIT 1
+
+-- name: take
+UPDATE hapax_parked SET state = 2, due_at = NULL, run_token = :run_token, incarnation = :incarnation, taken_at = @now
+WHERE id IN ({:row_id}) AND state IN (1, 3)
+
+-- name: lock_running
+SELECT id FROM hapax_parked WHERE id IN ({:row_id}) AND run_token = :run_token AND state = 2
+ORDER BY id
+
+-- name: parked_move
+WITH r (row_id, token, state, phase, generation, delay, attempts, handler_attempts, crashes, compensations, reason, code, error, module) AS
+  (VALUES {(:row_id, :run_token, :state, :phase, :generation, :delay, :attempts, :handler_attempts, :crashes, :compensations, :reason, :code, :error, :module)})
+UPDATE hapax_parked AS p
+SET state = r.state, phase = r.phase, generation = r.generation, due_at = @now + r.delay, attempts = r.attempts, handler_attempts = r.handler_attempts, crashes = r.crashes, compensations = r.compensations, reason = r.reason, code = r.code, error = r.error, module = COALESCE(r.module, p.module), run_token = NULL, incarnation = NULL, taken_at = NULL, updated_at = @now
+FROM r WHERE p.id = r.row_id AND p.run_token = r.token AND p.state = 2
+
+-- name: parked_delete
+DELETE FROM hapax_parked WHERE id IN ({:row_id}) AND run_token = :run_token AND state = 2
+
+-- name: give_back
+-- The host that took them is alive and says so: not a crash.
+UPDATE hapax_parked SET state = CASE phase WHEN 3 THEN 3 ELSE 1 END, due_at = @now + :delay, run_token = NULL, incarnation = NULL, taken_at = NULL, updated_at = @now
+WHERE consumer = :consumer AND run_token = :run_token AND incarnation = :incarnation AND state = 2
+
+-- name: orphans
+-- One process per file: nobody else can be working on them.
+SELECT id, consumer, message_id, state, phase, generation, due_at, slot, attempts, handler_attempts, crashes, compensations, run_token, incarnation, taken_at, reason, code, error, module, body_digest, exchange, routing_key, properties, body, body_bytes, created_at, updated_at FROM hapax_parked
+WHERE consumer = :consumer AND state = 2 AND taken_at < @now - :age
+ORDER BY id LIMIT :limit
+
+-- name: parked_counts
+SELECT state, COUNT(*) AS n FROM hapax_parked WHERE consumer = :consumer GROUP BY state
+
+-- name: slots_blocked
+SELECT COUNT(*) AS n FROM hapax_parked
+WHERE consumer = :consumer AND slot BETWEEN :first_slot AND :last_slot AND state IN (1, 2, 3)
+
+-- name: outbox_add
+INSERT INTO hapax_outbox (id, consumer, message_id, parked_id, exchange, routing_key, properties, body, state, attempts, next_at, created_at)
+VALUES {(:id, :consumer, :message_id, :parked_id, :exchange, :routing_key, :properties, :body, 1, 0, @now + :grace, @now)}
+ON CONFLICT DO NOTHING
+
+-- name: outbox_due
+SELECT id, consumer, message_id, parked_id, exchange, routing_key, properties, body, state, attempts, next_at, error, created_at FROM hapax_outbox WHERE state = 1 AND next_at <= @now ORDER BY next_at, id LIMIT :limit
+
+-- name: outbox_hold
+UPDATE hapax_outbox SET next_at = @now + :grace
+WHERE id IN ({:row_id})
+
+-- name: outbox_done
+DELETE FROM hapax_outbox WHERE id IN ({:row_id})
+
+-- name: outbox_undeliverable
+UPDATE hapax_outbox SET state = 2, attempts = attempts + 1, error = :error WHERE id = :id
+
+-- name: outbox_retry
+UPDATE hapax_outbox SET attempts = attempts + 1, next_at = @now + :delay, error = :error WHERE id = :id
+
+-- name: outbox_stats
+SELECT COUNT(*) AS n, COALESCE(@now - MIN(created_at), 0) AS oldest FROM hapax_outbox WHERE state = :state
+
+-- name: outbox_requeue
+UPDATE hapax_outbox SET state = 1, next_at = @now, error = NULL WHERE state = 2 AND consumer = :consumer
+
+-- name: dead_list
+SELECT id, consumer, message_id, state, phase, generation, due_at, slot, attempts, handler_attempts, crashes, compensations, run_token, incarnation, taken_at, reason, code, error, module, body_digest, exchange, routing_key, properties, NULL AS body, body_bytes, created_at, updated_at FROM hapax_parked
+WHERE state = :state AND id > :after
+  AND (:consumer IS NULL OR consumer = :consumer) AND (:reason IS NULL OR reason = :reason)
+  AND (:code IS NULL OR code = :code) AND updated_at >= :since AND updated_at < :until
+ORDER BY id LIMIT :limit
+
+-- name: parked_get
+SELECT id, consumer, message_id, state, phase, generation, due_at, slot, attempts, handler_attempts, crashes, compensations, run_token, incarnation, taken_at, reason, code, error, module, body_digest, exchange, routing_key, properties, body, body_bytes, created_at, updated_at FROM hapax_parked WHERE id >= :first AND id <= :last ORDER BY id LIMIT 2
+
+-- name: parked_of_message
+SELECT id, consumer, message_id, state, phase, generation, due_at, slot, attempts, handler_attempts, crashes, compensations, run_token, incarnation, taken_at, reason, code, error, module, body_digest, exchange, routing_key, properties, NULL AS body, body_bytes, created_at, updated_at FROM hapax_parked WHERE consumer = :consumer AND message_id = :message_id ORDER BY id LIMIT 100
+
+-- name: outbox_of_message
+SELECT id, consumer, message_id, parked_id, exchange, routing_key, properties, NULL AS body, state, attempts, next_at, error, created_at FROM hapax_outbox WHERE consumer = :consumer AND message_id = :message_id ORDER BY created_at, id LIMIT 100
+
+-- name: redrive
+UPDATE hapax_parked SET state = 1, phase = 1, generation = generation + 1, attempts = 0, handler_attempts = 0, crashes = 0, due_at = @now + :delay, updated_at = @now
+WHERE id = :id AND generation = :generation AND state = 4 AND (compensations = 0 OR :forced = 1)
+
+-- name: redrive_as_delivery
+UPDATE hapax_parked SET state = 3, phase = 3, generation = generation + 1, attempts = 0, handler_attempts = 0, crashes = 0, message_id = :message_id, slot = :slot, due_at = @now + :delay, updated_at = @now
+WHERE id = :id AND generation = :generation AND state = 4
+
+-- name: discard
+UPDATE hapax_parked SET state = 5, updated_at = @now WHERE id = :id AND generation = :generation AND state = 4
+
+-- name: retention_page
+-- In key order: needs no index of its own on a table that grows by every message.
+SELECT message_id, status, updated_at < @now - :age AS old FROM hapax_inbox
+WHERE consumer = :consumer AND message_id > :after ORDER BY message_id LIMIT :limit
+
+-- name: retention_delete
+DELETE FROM hapax_inbox WHERE consumer = :consumer AND message_id IN ({:message_id}) AND status = 1 AND updated_at < @now - :age
+
+-- name: retention_discarded
+SELECT id, message_id FROM hapax_parked WHERE consumer = :consumer AND state = 5 AND updated_at < @now - :age
+ORDER BY id LIMIT :limit
+
+-- name: retention_discarded_delete
+DELETE FROM hapax_parked WHERE id IN ({:row_id})
+
+-- name: retention_discarded_inbox
+DELETE FROM hapax_inbox WHERE consumer = :consumer AND message_id IN ({:message_id}) AND status = 3 AND parked_id IN ({:row_id})
+
+-- name: lease_seed
+INSERT INTO hapax_leases (name, holder, expires_at) VALUES (:name, NULL, 0) ON CONFLICT DO NOTHING
+
+-- name: lease_take
+UPDATE hapax_leases SET holder = :holder, expires_at = @now + :lease WHERE name = :name AND (holder = :holder OR expires_at < @now)

@@ -1,0 +1,197 @@
+//! What hosts do besides messages: rescue rows whose runner was lost, forget what is old enough, elect one of them.
+
+use std::time::Duration;
+
+use super::database::{Connection, DbError};
+use super::inbox::{Claim, Claimed, InboxMove, Status};
+use super::outbox::OutboxRow;
+use super::parked::{Incarnation, ParkedId, ParkedMove, ParkedRow, Phase, RunToken, millis, read_row};
+use super::statements::Args;
+use super::{Ledger, own_transaction, Reader, execute, query};
+use crate::message::MessageId;
+
+/// What a rescue did with a row.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Rescued {
+    /// It will be run again, alone, as a suspect.
+    Retried(ParkedRow),
+    /// It has cost too many hosts.
+    Dead(ParkedRow),
+}
+
+/// How rows are rescued.
+#[derive(Debug, Clone, Copy)]
+pub struct RescuePolicy {
+    /// Rows taken longer ago than this and locked by nobody have lost their runner.
+    pub after: Duration,
+    /// Crashes past this make a dead letter.
+    pub max_crashes: u32,
+    /// How soon a rescued row is due.
+    pub delay: Duration,
+}
+
+/// At most this many rows are rescued in one transaction.
+const RESCUE_LIMIT: i64 = 100;
+
+/// How much of the inbox retention looks at in one transaction.
+pub const RETENTION_PAGE: usize = 2000;
+
+impl Ledger {
+    /// Puts rows back whose runner was lost. `copy` makes the dead-letter copy of a row that died, where the consumer
+    /// wants one.
+    pub async fn rescue(
+        &self,
+        consumer: &str,
+        policy: RescuePolicy,
+        copy: impl Fn(&ParkedRow) -> Option<OutboxRow>,
+    ) -> Result<Vec<Rescued>, DbError> {
+        own_transaction!(self, |connection| {
+            let args =
+                Args::new().one("consumer", consumer).one("age", millis(policy.after)).one("limit", RESCUE_LIMIT);
+            let found = query(connection, &self.statements.orphans, args).await?;
+            let mut rescued = Vec::new();
+            for row in found.rows {
+                let row = read_row(row)?;
+                let Some(token) = row.run_token else { continue };
+                if row.crashes < policy.max_crashes || !self.bury(connection, &row, token).await? {
+                    let delay = policy.delay;
+                    self.move_parked(connection, &[ParkedMove::rescued(&row, token, delay)]).await?;
+                    rescued.push(Rescued::Retried(row));
+                    continue;
+                }
+                if let Some(copy) = copy(&row) {
+                    self.add_to_outbox(connection, consumer, &[copy], Duration::ZERO).await?;
+                }
+                rescued.push(Rescued::Dead(row));
+            }
+            Ok(rescued)
+        })
+    }
+
+    /// running → dead, reason crashed, without guest code. A stored delivery has no inbox row yet: if its id turns out
+    /// to be somebody else's, it cannot die under it, and goes on (to be recognised as a duplicate) instead.
+    async fn bury(
+        &self,
+        connection: &mut dyn Connection,
+        row: &ParkedRow,
+        token: RunToken,
+    ) -> Result<bool, DbError> {
+        let Some(id) = row.message_id.clone() else { return Ok(false) };
+        if row.phase == Phase::Deliver {
+            let claim = Claim {
+                id,
+                status: Status::Dead,
+                parked_id: Some(row.id),
+                digest: Some(row.digest),
+                module: row.module,
+            };
+            if self.claim(connection, &row.consumer, &[claim]).await? != [Claimed::New] {
+                return Ok(false);
+            }
+        } else {
+            let moved = InboxMove {
+                id,
+                from: (Status::Parked, Some(row.id)),
+                to: (Status::Dead, Some(row.id)),
+                module: None,
+            };
+            self.move_inbox(connection, &row.consumer, &[moved]).await?;
+        }
+        self.move_parked(connection, &[ParkedMove::crashed(row, token)]).await?;
+        Ok(true)
+    }
+
+    /// Forgets completed ids older than `age`, one page in key order. Returns the key to go on after, or none at the
+    /// end, and how many rows went.
+    pub async fn forget_completed(
+        &self,
+        consumer: &str,
+        age: Duration,
+        after: Option<Vec<u8>>,
+    ) -> Result<(Option<Vec<u8>>, u64), DbError> {
+        own_transaction!(self, |connection| {
+            let args = Args::new()
+                .one("consumer", consumer)
+                .one("age", millis(age))
+                .one("after", after.unwrap_or_default())
+                .one("limit", RETENTION_PAGE as i64);
+            let found = query(connection, &self.statements.retention_page, args).await?;
+            let full = found.rows.len() == RETENTION_PAGE;
+            let mut last = None;
+            let mut old = Vec::new();
+            for row in found.rows {
+                let mut row = Reader::new(row);
+                let (id, status, is_old) = (row.blob()?, row.int()?, row.int()?);
+                if status == 1 && is_old == 1 {
+                    old.push(Some(id.clone()));
+                }
+                last = Some(id);
+            }
+            let mut gone = 0;
+            if !old.is_empty() {
+                let args = Args::new().one("consumer", consumer).one("age", millis(age)).blobs("message_id", old);
+                gone = execute(connection, &self.statements.retention_delete, args).await?.rows_affected;
+            }
+            Ok((last.filter(|_| full), gone))
+        })
+    }
+
+    /// Forgets discarded dead letters older than `age`: their parked rows, bodies and inbox rows. Returns how many.
+    pub async fn forget_discarded(&self, consumer: &str, age: Duration) -> Result<usize, DbError> {
+        own_transaction!(self, |connection| {
+            let args = Args::new()
+                .one("consumer", consumer)
+                .one("age", millis(age))
+                .one("limit", RETENTION_PAGE as i64);
+            let found = query(connection, &self.statements.retention_discarded, args).await?;
+            let mut ids = Vec::new();
+            let mut owned = Vec::new();
+            for row in found.rows {
+                let mut row = Reader::new(row);
+                let id = ParkedId(row.array()?);
+                if let Some(message_id) = row.maybe_blob()? {
+                    owned.push((message_id, id));
+                }
+                ids.push(id);
+            }
+            if ids.is_empty() {
+                return Ok(0);
+            }
+            self.delete_chunks(connection, &ids).await?;
+            let args = Args::new().blobs("row_id", ids.iter().map(|id| Some(id.0.to_vec())));
+            execute(connection, &self.statements.retention_discarded_delete, args).await?;
+            if !owned.is_empty() {
+                let args = Args::new()
+                    .one("consumer", consumer)
+                    .blobs("message_id", owned.iter().map(|(message_id, _)| Some(message_id.clone())))
+                    .blobs("row_id", owned.iter().map(|(_, id)| Some(id.0.to_vec())));
+                execute(connection, &self.statements.retention_discarded_inbox, args).await?;
+            }
+            Ok(ids.len())
+        })
+    }
+
+    /// Takes or renews a lease; true while it is ours.
+    pub async fn lease(&self, name: &str, holder: Incarnation, lease: Duration) -> Result<bool, DbError> {
+        own_transaction!(self, |connection| {
+            execute(connection, &self.statements.lease_seed, Args::new().one("name", name)).await?;
+            let args = Args::new()
+                .one("name", name)
+                .one("holder", holder.0.as_slice())
+                .one("lease", millis(lease));
+            Ok(execute(connection, &self.statements.lease_take, args).await?.rows_affected == 1)
+        })
+    }
+
+    /// Records ids as completed without a body, so that messages another system has handled are duplicates here.
+    /// Returns how many were new.
+    pub async fn import_ids(&self, consumer: &str, ids: &[MessageId]) -> Result<usize, DbError> {
+        let claims: Vec<Claim> = ids
+            .iter()
+            .map(|id| Claim { id: id.clone(), status: Status::Completed, parked_id: None, digest: None, module: None })
+            .collect();
+        let claimed =
+            own_transaction!(self, |connection| self.claim(connection, consumer, &claims).await)?;
+        Ok(claimed.iter().filter(|claimed| **claimed == Claimed::New).count())
+    }
+}

@@ -1,0 +1,393 @@
+//! The path of a batch.
+//!
+//! ```text
+//! identify ─▶ lock ─▶ begin ─▶ own rows ─▶ claim ─▶ handle … ─▶ record ─▶ commit ─▶ report
+//! ```
+//!
+//! [`Pipeline::run`] takes members from a lane and returns when every one of them is settled in SQL, given back, or the
+//! infrastructure has failed. [`Pipeline::transact`] is the path itself; read it from top to bottom. Only here outcomes
+//! are made; [`decide`](crate::outcome::decide) turns them into dispositions; the consumer settles.
+
+mod claims;
+mod gather;
+pub mod member;
+pub mod records;
+mod recover;
+pub mod shared;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::broker::Outgoing;
+use crate::guest::lane::LaneGuest;
+use crate::guest::{Advice, Failure, Finished, Verdict};
+use crate::ledger::database::{Connection, DbError};
+use crate::ledger::dead::Redriven;
+use crate::ledger::parked::ParkedId;
+use crate::outcome::{Disposition, Outcome, Reason, decide};
+use crate::retry::RetryMode;
+
+use claims::Claims;
+use member::{Link, Member, Origin, Plan};
+use records::Records;
+use recover::{Batch, Trouble, Undo};
+use shared::Shared;
+
+/// What the consumer has to do once SQL has committed.
+#[derive(Default)]
+pub struct Report {
+    /// Deliveries that SQL owns now.
+    pub acknowledge: Vec<(Arc<Link>, u64)>,
+    /// Members that were not reached, or whose lock somebody else holds; they go back to the front of the lane.
+    pub returned: Vec<Member>,
+    /// The shortest delay of what was parked.
+    pub soonest: Option<Duration>,
+    /// How many attempts succeeded, and how many failed in a way that may pass.
+    pub verdicts: Verdicts,
+}
+
+/// Verdicts of a run, for the consumer's judgement of mass failure.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Verdicts {
+    /// Handled, or refused for good: whatever the handler depends on answers.
+    pub answered: u32,
+    /// Failed, and may succeed later.
+    pub transient: u32,
+}
+
+/// The infrastructure failed: these members are as they were; nothing of them is committed, or nobody knows.
+pub struct Interrupted {
+    /// Members that are not settled.
+    pub members: Vec<Member>,
+    /// What was done before.
+    pub report: Report,
+    /// What failed.
+    pub fault: Fault,
+}
+
+/// Which part of the infrastructure failed.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum Fault {
+    /// The database.
+    #[error("database: {0}")]
+    Database(#[from] DbError),
+    /// The lock server, where the config says to pause without it.
+    #[error("{0}")]
+    Lock(#[from] crate::lock::LockError),
+}
+
+/// What became of one member inside the transaction.
+struct Settled {
+    outcome: Outcome,
+    disposition: Disposition,
+}
+
+/// A committed transaction.
+struct Done {
+    settled: Vec<(usize, Settled)>,
+    records: Records,
+    /// Blocking retry: what came after a failed member must wait.
+    stopped: bool,
+}
+
+/// One lane's pipeline: its database connection and its guest instance.
+pub struct Pipeline {
+    shared: Arc<Shared>,
+    guest: LaneGuest,
+    connection: Option<Box<dyn Connection>>,
+    /// Share of recent attempts that failed, 0 to 1: above [`SAVEPOINTS_ABOVE`] batches start with savepoints.
+    failing: f64,
+}
+
+/// Above this share of failing members a savepoint for each costs less than running batches twice. An estimate from
+/// the price of a savepoint (about a third of a message) and of a second run (a whole batch).
+const SAVEPOINTS_ABOVE: f64 = 0.005;
+
+impl Pipeline {
+    /// A pipeline that connects when it is first used.
+    pub fn new(shared: Arc<Shared>) -> Self {
+        let guest = LaneGuest::new(shared.modules.clone(), shared.context.clone());
+        Self { shared, guest, connection: None, failing: 0.0 }
+    }
+
+    /// Runs members until each is settled, given back, or the infrastructure fails. They may be split into several
+    /// transactions on the way.
+    pub async fn run(&mut self, members: Vec<Member>, probing: bool) -> Result<Report, Box<Interrupted>> {
+        let mut report = Report::default();
+        let (members, _locks) = match self.shared.lock(members, &mut report.returned).await {
+            Ok(locked) => locked,
+            Err((members, error)) => {
+                return Err(Box::new(Interrupted { members, report, fault: Fault::Lock(error) }));
+            }
+        };
+        let undo = if self.failing > SAVEPOINTS_ABOVE { Undo::Savepoint } else { Undo::Rollback };
+        let mut work: VecDeque<Batch> = gather::split_lone(members).map(|members| Batch::new(members, undo)).collect();
+        while let Some(mut batch) = work.pop_front() {
+            batch.members.retain(|member| !member.is_stale());
+            if batch.members.is_empty() {
+                continue;
+            }
+            match self.transact(&batch, probing).await {
+                Ok(done) => {
+                    if self.absorb(batch, done, &mut report) {
+                        report.returned.extend(work.drain(..).flat_map(|batch| batch.members));
+                    }
+                }
+                Err(trouble) => {
+                    if let Some(error) = self.recover(trouble, batch, &mut work).await {
+                        let members = work.drain(..).flat_map(|batch| batch.members).collect();
+                        return Err(Box::new(Interrupted { members, report, fault: Fault::Database(error) }));
+                    }
+                }
+            }
+        }
+        Ok(report)
+    }
+
+    /// The path: one transaction, from BEGIN to COMMIT.
+    async fn transact(&mut self, batch: &Batch, probing: bool) -> Result<Done, Trouble> {
+        let shared = self.shared.clone();
+        let module = self.guest.pin();
+        let scene = shared.scene(&module);
+        let members = &batch.members;
+
+        self.begin().await?;
+        let owned = claims::own_rows(&shared.ledger, self.connection()?, members).await?;
+        let mut claims = claims::claim(&shared.ledger, self.connection()?, &scene, members).await?;
+
+        let mut records = Records::default();
+        let mut settled = Vec::with_capacity(members.len());
+        let mut run = Run { started: Instant::now(), executed: 0, last: 0, stopped: false };
+        for index in gather::in_order(members) {
+            let member = &members[index];
+            if owned.lost(member) {
+                continue;
+            }
+            let outcome = match known(&shared, self.connection()?, member, &claims).await? {
+                Some(outcome) => outcome,
+                None if run.must_stop(&shared, probing) => Outcome::NotReached,
+                None => {
+                    let (outcome, outbox) = self.attempt(batch, index, &mut run).await?;
+                    records.publish(member, outbox, &scene);
+                    outcome
+                }
+            };
+            let disposition = decide(&outcome, &shared.situation(member, module.has_compensation, probing), &shared.retry);
+            run.note(&disposition, &shared);
+            claims.follow(member, &disposition);
+            records.note(member, &outcome, &disposition, claims.is_leader(member), &scene);
+            settled.push((index, Settled { outcome, disposition }));
+        }
+
+        records.write(&shared.ledger, self.connection()?, &scene).await?;
+        self.commit(&run).await?;
+        Ok(Done { settled, records, stopped: run.stopped })
+    }
+
+    /// Begins on the lane's connection, opening one if need be.
+    async fn begin(&mut self) -> Result<(), DbError> {
+        self.lane_connection().await?.begin().await
+    }
+
+    /// The lane's connection, inside a transaction.
+    fn connection(&mut self) -> Result<&mut dyn Connection, DbError> {
+        match &mut self.connection {
+            Some(connection) => Ok(connection.as_mut()),
+            None => Err(DbError::infrastructure("the lane's connection went down in the middle of a transaction")),
+        }
+    }
+
+    /// The lane's connection for work between batches, opened if need be.
+    pub async fn lane_connection(&mut self) -> Result<&mut dyn Connection, DbError> {
+        if self.connection.is_none() {
+            self.connection = Some(self.shared.ledger.connect().await?);
+        }
+        self.connection()
+    }
+
+    fn can_compensate(&self) -> bool {
+        self.shared.modules.current().has_compensation
+    }
+
+    /// Drops the lane's connection: it is not to be trusted after an error between batches.
+    pub fn drop_connection(&mut self) {
+        self.connection = None;
+    }
+
+    /// Calls the guest for one member. Its connection is back in the lane afterwards, unless it went down.
+    async fn attempt(
+        &mut self,
+        batch: &Batch,
+        index: usize,
+        run: &mut Run,
+    ) -> Result<(Outcome, Vec<Outgoing>), Trouble> {
+        let member = &batch.members[index];
+        let Some(call) = self.shared.call(member) else {
+            let error = "there is no message id to run it under".to_owned();
+            return Ok((Outcome::Unidentified(Reason::NoId, error), Vec::new()));
+        };
+        let first = run.executed == 0;
+        run.executed += 1;
+        run.last = index;
+        if batch.undo == Undo::Savepoint {
+            self.connection()?.savepoint().await?;
+        }
+        let Some(connection) = self.connection.take() else { return Err(self.lost_connection()) };
+        let Finished { verdict, outbox, connection, touched_sql, elapsed, .. } = self.guest.call(call, connection).await;
+        self.connection = connection;
+        self.shared.metrics.handler_took(elapsed);
+        let outcome = match verdict {
+            Verdict::Ok if member.plan == Plan::Compensate => Outcome::Compensated,
+            Verdict::Ok => Outcome::Completed,
+            Verdict::Failed(failure) => Outcome::Failed(failure),
+            Verdict::Contention(error) => return Err(Trouble::Contended { index, message: error.to_string() }),
+            Verdict::Infrastructure(error) => return Err(Trouble::Infrastructure { index: Some(index), error }),
+        };
+        if self.connection.is_none() {
+            return Err(Trouble::Lost { index, outcome, first });
+        }
+        if matches!(outcome, Outcome::Failed(_)) && touched_sql {
+            if batch.undo == Undo::Rollback {
+                return Err(Trouble::Undo { index, outcome, first });
+            }
+            self.connection()?.rollback_to_savepoint().await?;
+            self.guest.discard();
+        }
+        Ok((outcome, outbox))
+    }
+
+    fn lost_connection(&self) -> Trouble {
+        Trouble::from(DbError::infrastructure("the lane's connection went down in the middle of a transaction"))
+    }
+
+    /// COMMIT. An error that is a handler's fault is a deferred constraint, checked at last: whose, only a transaction
+    /// with one attempt can tell.
+    async fn commit(&mut self, run: &Run) -> Result<(), Trouble> {
+        let started = Instant::now();
+        match self.connection()?.commit().await {
+            Ok(()) => {
+                self.shared.metrics.committed(run.executed, started.elapsed());
+                Ok(())
+            }
+            Err(error) if error.is_handlers_fault() && run.executed == 1 => {
+                let outcome = Outcome::Failed(failure_of(&error));
+                Err(Trouble::Undo { index: run.last, outcome, first: true })
+            }
+            Err(error) if error.is_handlers_fault() => Err(Trouble::HostContended),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// After COMMIT: what the consumer acknowledges, what goes back to the lane, what the relay publishes. True if
+    /// later batches must wait.
+    fn absorb(&mut self, batch: Batch, done: Done, report: &mut Report) -> bool {
+        let mut settled: HashMap<usize, Settled> = done.settled.into_iter().collect();
+        report.soonest = [report.soonest, done.records.soonest].into_iter().flatten().min();
+        for (index, member) in batch.members.into_iter().enumerate() {
+            let Some(Settled { outcome, disposition }) = settled.remove(&index) else { continue };
+            self.shared.tell(&member, &outcome, &disposition);
+            self.count(&outcome, &disposition, &mut report.verdicts);
+            match (&member.origin, &disposition) {
+                (Origin::Delivery { .. }, Disposition::GiveBack) => report.returned.push(member),
+                (Origin::Delivery { link, tag }, _) => report.acknowledge.push((link.clone(), *tag)),
+                (Origin::Parked { .. }, _) => {}
+            }
+        }
+        self.shared.relay.publish(done.records.outbox);
+        done.stopped
+    }
+
+    fn count(&mut self, outcome: &Outcome, disposition: &Disposition, verdicts: &mut Verdicts) {
+        let failed = match (outcome, disposition) {
+            (Outcome::Completed, _) => false,
+            (Outcome::Failed(_), _) => true,
+            _ => return,
+        };
+        if matches!(disposition, Disposition::Retry { .. }) {
+            verdicts.transient += 1;
+        } else {
+            verdicts.answered += 1;
+        }
+        self.failing += (f64::from(u8::from(failed)) - self.failing) / 200.0;
+    }
+}
+
+/// The state of a transaction's run over its members.
+struct Run {
+    started: Instant,
+    executed: usize,
+    last: usize,
+    stopped: bool,
+}
+
+impl Run {
+    fn must_stop(&self, shared: &Shared, probing: bool) -> bool {
+        let late = self.executed > 0 && self.started.elapsed() > shared.batch_max_time;
+        late || self.stopped || (probing && self.executed > 0)
+    }
+
+    fn note(&mut self, disposition: &Disposition, shared: &Shared) {
+        let waits =
+            matches!(disposition, Disposition::Retry { .. } | Disposition::Compensate(..) | Disposition::Defer(_));
+        self.stopped |= waits && shared.retry.mode == RetryMode::Blocking;
+    }
+}
+
+/// The outcome of a member that does not have to be run: a duplicate, a returning copy, found out already.
+async fn known(
+    shared: &Shared,
+    connection: &mut dyn Connection,
+    member: &Member,
+    claims: &Claims,
+) -> Result<Option<Outcome>, DbError> {
+    if member.claims()
+        && let Some(outcome) = claims.outcome(member)
+    {
+        return Ok(Some(outcome));
+    }
+    Ok(match &member.plan {
+        Plan::Record(outcome) => Some(outcome.clone()),
+        Plan::Reopen(dead, generation) => Some(reopen(shared, connection, member, *dead, *generation).await?),
+        Plan::ParkFirst => Some(Outcome::Redelivered),
+        Plan::Run | Plan::Compensate => member.judged.clone(),
+    })
+}
+
+/// A dead letter's copy came back: it reopens that dead letter, once.
+async fn reopen(
+    shared: &Shared,
+    connection: &mut dyn Connection,
+    member: &Member,
+    dead: ParkedId,
+    generation: u32,
+) -> Result<Outcome, DbError> {
+    let ledger = &shared.ledger;
+    let found = ledger.parked_in(connection, dead).await?.filter(|row| row.consumer == shared.name);
+    let Some(mut row) = found else {
+        let error = format!("it is a copy of dead letter {dead}, which is gone");
+        return Ok(Outcome::Unidentified(Reason::StaleCopy, error));
+    };
+    row.generation = generation;
+    let target = member.carried.id.clone().map(|id| (id, member.carried.slot));
+    match ledger.redrive_in(connection, &row, Duration::ZERO, false, target).await? {
+        Redriven::Yes => shared.metrics.redriven(1),
+        Redriven::AlreadyCompensated => tracing::warn!(
+            consumer = %shared.name, dead = %dead,
+            "a copy of this dead letter came back, but its compensation has taken effect: \
+             `hapax dead redrive --force` reopens it all the same"
+        ),
+        Redriven::NoId => {
+            let error = format!("it is a copy of dead letter {dead}, and today's rules find no message id in it");
+            return Ok(Outcome::Unidentified(Reason::NoId, error));
+        }
+        Redriven::Already | Redriven::Gone => {}
+    }
+    Ok(Outcome::Duplicate)
+}
+
+/// A statement's failure in the form in which a handler's is kept.
+fn failure_of(error: &DbError) -> Failure {
+    let code = error.code.as_deref().map_or_else(|| "sql".to_owned(), |code| format!("sql-{code}"));
+    Failure { advice: Advice::ByPolicy, code: Some(code), message: error.message.clone(), detail: None }
+}

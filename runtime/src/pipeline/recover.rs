@@ -1,0 +1,184 @@
+//! How a batch goes on after its transaction did not commit.
+
+use std::collections::VecDeque;
+
+use super::member::{Member, Plan};
+use super::shared::Shared;
+use super::{Pipeline, gather};
+use crate::ledger::database::{DbError, DbErrorKind};
+use crate::outcome::{Disposition, Outcome, decide};
+use crate::telemetry::metrics;
+
+/// Host-level contention (deadlock, lock time-out in the claim) that a member meets alone before it is deferred.
+const MAX_HOST_CONTENTIONS: u32 = 2;
+
+/// Infrastructure failures of whole batches, the server answering probes, before their members go on one by one.
+const MAX_SHARED_FAULTS: u32 = 2;
+
+/// Why a transaction did not commit.
+pub(super) enum Trouble {
+    /// A member failed after it had touched SQL, and there is no savepoint: roll back, and run the others without it.
+    Undo { index: usize, outcome: Outcome, first: bool },
+    /// A member took the transaction down with it: time-out inside a statement.
+    Lost { index: usize, outcome: Outcome, first: bool },
+    /// A member's own statement lost against somebody else's.
+    Contended { index: usize, message: String },
+    /// A statement of the host's lost against somebody else's, or nobody knows whose fault a failed COMMIT was.
+    HostContended,
+    /// The database failed, under this member if one is named.
+    Infrastructure { index: Option<usize>, error: DbError },
+}
+
+impl From<DbError> for Trouble {
+    fn from(error: DbError) -> Self {
+        match error.kind {
+            DbErrorKind::Contention => Self::HostContended,
+            _ => Self::Infrastructure { index: None, error },
+        }
+    }
+}
+
+/// How a failing member is undone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Undo {
+    /// With the whole batch: costs nothing until something fails.
+    Rollback,
+    /// By a savepoint before each member.
+    Savepoint,
+}
+
+/// Members that share one transaction.
+pub(super) struct Batch {
+    pub(super) members: Vec<Member>,
+    pub(super) undo: Undo,
+    /// Host-level contention met so far by a batch of one.
+    contentions: u32,
+}
+
+impl Batch {
+    pub(super) fn new(members: Vec<Member>, undo: Undo) -> Self {
+        Self { members, undo, contentions: 0 }
+    }
+}
+
+impl Pipeline {
+    /// Rolls back, and decides how the members of a batch go on. Returns the error if they cannot now.
+    pub(super) async fn recover(
+        &mut self,
+        trouble: Trouble,
+        mut batch: Batch,
+        work: &mut VecDeque<Batch>,
+    ) -> Option<DbError> {
+        // Instances that ran in a rolled-back transaction remember things that never happened.
+        self.guest.discard();
+        self.roll_back().await;
+        match trouble {
+            // Nothing ran before it in that transaction, so its verdict stands; else it must be run again.
+            Trouble::Undo { index, outcome, first: true } => {
+                batch.members[index].judged = Some(outcome);
+                work.push_front(batch);
+            }
+            Trouble::Undo { .. } => {
+                batch.undo = Undo::Savepoint;
+                work.push_front(batch);
+            }
+            Trouble::Lost { index, outcome, first } => {
+                batch.members[index].judged = first.then_some(outcome);
+                push_around(work, batch, index);
+            }
+            Trouble::Contended { index, message } => {
+                let member = &mut batch.members[index];
+                member.contentions += 1;
+                let outcome = Outcome::Contended(message);
+                let situation = self.shared.situation(member, self.can_compensate(), false);
+                if decide(&outcome, &situation, &self.shared.retry) != Disposition::Again {
+                    member.judged = Some(outcome);
+                }
+                push_around(work, batch, index);
+            }
+            Trouble::HostContended => push_halves(work, batch),
+            Trouble::Infrastructure { index, error } => {
+                metrics::database_failed();
+                let shared = self.shared.clone();
+                blame(&shared, self.can_compensate(), &mut batch, index, &error).await;
+                work.push_front(batch);
+                return Some(error);
+            }
+        }
+        None
+    }
+
+    async fn roll_back(&mut self) {
+        if let Some(connection) = &mut self.connection
+            && connection.rollback().await.is_err()
+        {
+            self.connection = None;
+        }
+    }
+}
+
+/// The infrastructure failed under a batch while the server answers: something in the batch may be the cause. Its
+/// members go on alone, and one under which it keeps happening, alone, is to blame.
+async fn blame(
+    shared: &Shared,
+    can_compensate: bool,
+    batch: &mut Batch,
+    index: Option<usize>,
+    error: &DbError,
+) {
+    if shared.ledger.probe().await.is_err() {
+        return;
+    }
+    let lone = batch.members.len() == 1;
+    for (place, member) in batch.members.iter_mut().enumerate() {
+        if index.is_some_and(|index| index != place) {
+            continue;
+        }
+        member.faults += 1;
+        member.alone |= index.is_some() || member.faults >= MAX_SHARED_FAULTS;
+        if lone {
+            member.lone_faults += 1;
+            let outcome = Outcome::LoneFault(error.to_string());
+            let situation = shared.situation(member, can_compensate, false);
+            if decide(&outcome, &situation, &shared.retry) != Disposition::GiveBack {
+                member.judged = Some(outcome);
+            }
+        }
+    }
+}
+
+/// The members before `index`, that one alone, and those after it, each in a transaction of its own.
+fn push_around(work: &mut VecDeque<Batch>, batch: Batch, index: usize) {
+    let order = gather::in_order(&batch.members);
+    let at = order.iter().position(|&place| place == index).unwrap_or(0);
+    let (before, rest) = order.split_at(at);
+    let (alone, after) = rest.split_at(1.min(rest.len()));
+    push_parts(work, batch, [before, alone, after]);
+}
+
+/// The host's own statements lost against somebody else's: in halves, then single, then deferred.
+fn push_halves(work: &mut VecDeque<Batch>, mut batch: Batch) {
+    if batch.members.len() > 1 {
+        let order = gather::in_order(&batch.members);
+        let (first, second) = order.split_at(order.len() / 2);
+        return push_parts(work, batch, [first, second]);
+    }
+    batch.contentions += 1;
+    if batch.contentions > MAX_HOST_CONTENTIONS {
+        for member in batch.members.iter_mut().filter(|member| !matches!(member.plan, Plan::Record(_))) {
+            member.plan = Plan::Record(Outcome::Held);
+        }
+    }
+    work.push_front(batch);
+}
+
+/// Parts of a batch, each in a transaction of its own, in order, before everything else.
+fn push_parts<const N: usize>(work: &mut VecDeque<Batch>, batch: Batch, parts: [&[usize]; N]) {
+    let mut members: Vec<Option<Member>> = batch.members.into_iter().map(Some).collect();
+    for part in parts.into_iter().rev() {
+        let part: Vec<Member> = part.iter().filter_map(|&place| members[place].take()).collect();
+        if !part.is_empty() {
+            work.push_front(Batch::new(part, batch.undo));
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Whether this process does its work, and if not, what it waits for.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// The components of this process and how each of them is. Clones share one state.
+#[derive(Debug, Clone, Default)]
+pub struct Readiness {
+    components: Arc<Mutex<BTreeMap<String, Condition>>>,
+}
+
+/// How a component is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Condition {
+    Up,
+    /// Up as long as it says so again in time.
+    UpUntil {
+        last_heard: Instant,
+        stale_at: Instant,
+    },
+    Waiting {
+        reason: String,
+    },
+}
+
+/// One component's hand on its own condition. Dropping it means that the component ended, which is not ready either;
+/// one that is meant to go takes itself off the list with [`Component::retire`].
+#[derive(Debug)]
+pub struct Component {
+    readiness: Readiness,
+    name: String,
+    retired: bool,
+}
+
+impl Readiness {
+    /// No component yet, and so not ready.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Registers a component by a name that says something to an operator: `consumer reduce-stock`, `database shop`.
+    /// It waits, until it says otherwise. A name that is taken is taken over.
+    pub fn component(&self, name: impl fmt::Display) -> Component {
+        let component = Component { readiness: self.clone(), name: name.to_string(), retired: false };
+        component.waiting("starting");
+        component
+    }
+
+    /// What is waited for, by component; empty when everything is up.
+    pub fn waiting_for(&self) -> BTreeMap<String, String> {
+        let components = self.components();
+        if components.is_empty() {
+            return BTreeMap::from([("hapax".to_owned(), "starting".to_owned())]);
+        }
+        let now = Instant::now();
+        components.iter().filter_map(|(name, condition)| Some((name.clone(), condition.reason(now)?))).collect()
+    }
+
+    /// True when every component is up.
+    pub fn is_ready(&self) -> bool {
+        self.waiting_for().is_empty()
+    }
+
+    fn components(&self) -> MutexGuard<'_, BTreeMap<String, Condition>> {
+        self.components.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Condition {
+    /// Why it is not up, if it is not.
+    fn reason(&self, now: Instant) -> Option<String> {
+        match self {
+            Self::Up => None,
+            Self::UpUntil { stale_at, .. } if now <= *stale_at => None,
+            Self::UpUntil { last_heard, .. } => Some(format!("no answer for {} s", (now - *last_heard).as_secs())),
+            Self::Waiting { reason } => Some(reason.clone()),
+        }
+    }
+}
+
+impl Component {
+    /// The component's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// It works, and will say so if it no longer does.
+    pub fn up(&self) {
+        self.set(Condition::Up);
+    }
+
+    /// It works now; without another word within `fresh_for` it counts as waiting. For what is only known by asking,
+    /// such as a database.
+    pub fn up_for(&self, fresh_for: Duration) {
+        let now = Instant::now();
+        self.set(Condition::UpUntil { last_heard: now, stale_at: now + fresh_for });
+    }
+
+    /// It waits for `reason`: in words for an operator, without secrets.
+    pub fn waiting(&self, reason: impl fmt::Display) {
+        self.set(Condition::Waiting { reason: reason.to_string() });
+    }
+
+    /// Takes the component off the list: it is no longer part of the work.
+    pub fn retire(mut self) {
+        self.retired = true;
+        self.readiness.components().remove(&self.name);
+    }
+
+    fn set(&self, condition: Condition) {
+        self.readiness.components().insert(self.name.clone(), condition);
+    }
+}
+
+impl Drop for Component {
+    fn drop(&mut self) {
+        if !self.retired {
+            self.waiting("stopped");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn waiting(readiness: &Readiness) -> Vec<String> {
+        readiness.waiting_for().into_iter().map(|(name, reason)| format!("{name}: {reason}")).collect()
+    }
+
+    #[tokio::test]
+    async fn ready_means_that_every_component_is_up() {
+        let readiness = Readiness::new();
+        assert_eq!(waiting(&readiness), ["hapax: starting"]);
+        let (a, b) = (readiness.component("consumer a"), readiness.component("consumer b"));
+        a.up();
+        b.waiting("queue \"b\"");
+        assert_eq!(waiting(&readiness), ["consumer b: queue \"b\""]);
+        b.up();
+        assert!(readiness.is_ready());
+        drop(b);
+        assert_eq!(waiting(&readiness), ["consumer b: stopped"]);
+        readiness.component("consumer b").retire();
+        assert!(readiness.is_ready());
+        assert_eq!(a.name(), "consumer a");
+    }
+
+    #[tokio::test]
+    async fn what_must_be_asked_goes_stale() {
+        let readiness = Readiness::new();
+        let database = readiness.component("database");
+        database.up_for(Duration::from_millis(20));
+        assert!(readiness.is_ready());
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        assert_eq!(waiting(&readiness), ["database: no answer for 0 s"]);
+    }
+}

@@ -1,0 +1,280 @@
+//! What the four servers have in common: start, readiness, crash, restart, end.
+
+use std::future::Future;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use rustix::process::Signal;
+use url::Url;
+
+use super::home::Home;
+use crate::proc::{Process, describe};
+
+/// Longest wait for a server to answer. RabbitMQ takes 6 s on two idle cores, and tests share theirs.
+const START_LIMIT: Duration = Duration::from_secs(180);
+/// Longest wait for one answer.
+const PROBE_LIMIT: Duration = Duration::from_secs(5);
+/// Longest wait for an orderly end.
+const STOP_LIMIT: Duration = Duration::from_secs(60);
+/// Starts on fresh ports when another program took the first ones in the meantime.
+const PORT_ATTEMPTS: usize = 3;
+
+/// What distinguishes one kind of server from another.
+pub trait Kind: Sized + Send + Sync + 'static {
+    /// Its name for people.
+    const NAME: &'static str;
+    /// Its Debian package.
+    const PACKAGE: &'static str;
+    /// The variable that names a user's own server.
+    const VARIABLE: &'static str;
+    /// The system user that it runs as when the tests run as root; none if it runs as root too.
+    const USER: Option<&'static str>;
+    /// What asks it to end in good order.
+    const STOP: Signal;
+    /// What ends it at once but lets it release what outlives processes; as `kill` names it.
+    const CRASH: &'static str;
+
+    /// Makes its files and chooses its ports. Blocks.
+    ///
+    /// # Errors
+    /// When a program is missing or fails.
+    fn prepare(home: &Home) -> Result<Self>;
+
+    /// The command that runs it in the foreground.
+    ///
+    /// # Errors
+    /// When the program is missing.
+    fn command(&self, home: &Home) -> Result<Command>;
+
+    /// One that runs already, at `url`.
+    ///
+    /// # Errors
+    /// When the URL is not one for this kind.
+    fn external(url: Url) -> Result<Self>;
+
+    /// Where clients connect to.
+    fn url(&self) -> &Url;
+
+    /// Its version, if it answers, and is ready, and is the one meant.
+    fn probe(&self, pid: Option<u32>) -> impl Future<Output = Result<String>> + Send;
+}
+
+/// A server: a private one, which ends with this value, or a user's own.
+pub struct Server<K: Kind> {
+    // Dropped in this order: the server, its helpers, its directory.
+    process: Option<Process>,
+    pub(super) kind: K,
+    home: Option<Arc<Home>>,
+    version: String,
+    started_in: Duration,
+}
+
+impl<K: Kind> Server<K> {
+    /// Starts a private server, or connects to the user's own where its variable is set.
+    ///
+    /// # Errors
+    /// When it does not start or answer in time: with the end of its log and the package to install.
+    pub async fn start() -> Result<Self> {
+        match std::env::var(K::VARIABLE) {
+            Ok(url) if !url.is_empty() => Self::connect(&url).await,
+            _ => Self::start_private().await,
+        }
+    }
+
+    /// Uses a server that runs already: a user's own.
+    ///
+    /// # Errors
+    /// When the URL is not one for this kind, or the server does not answer.
+    pub async fn connect(url: &str) -> Result<Self> {
+        let begin = Instant::now();
+        // The URL may hold a password, so no error shows it.
+        let url = Url::parse(url).with_context(|| format!("{} is not a URL", K::VARIABLE))?;
+        let kind = K::external(url).with_context(|| format!("{} does not name a {} server", K::VARIABLE, K::NAME))?;
+        let version = kind.probe(None).await.with_context(|| format!("asking the {} at {}", K::NAME, K::VARIABLE))?;
+        Ok(Self { process: None, kind, home: None, version, started_in: begin.elapsed() })
+    }
+
+    async fn start_private() -> Result<Self> {
+        for _ in 1..PORT_ATTEMPTS {
+            match Self::try_start_private().await {
+                Err(error) if port_was_taken(&error) => {}
+                result => return result,
+            }
+        }
+        Self::try_start_private().await
+    }
+
+    async fn try_start_private() -> Result<Self> {
+        let begin = Instant::now();
+        let prepare = tokio::task::spawn_blocking(|| {
+            let home = Home::create(&K::NAME.to_lowercase(), K::USER, K::CRASH)?;
+            K::prepare(&home).map(|kind| (kind, Arc::new(home)))
+        });
+        let prepared = prepare.await.context("the preparation panicked")?;
+        let (kind, home) = prepared.with_context(Self::how_to_get_it)?;
+        let mut server =
+            Self { process: None, kind, home: Some(home), version: String::new(), started_in: Duration::ZERO };
+        server.launch().await.with_context(Self::how_to_get_it)?;
+        server.started_in = begin.elapsed();
+        Ok(server)
+    }
+
+    fn how_to_get_it() -> String {
+        format!(
+            "could not start a private {}. It needs Debian's package {} (sudo apt-get install --no-install-recommends {}); \
+             or set {} to a server of your own",
+            K::NAME,
+            K::PACKAGE,
+            K::PACKAGE,
+            K::VARIABLE
+        )
+    }
+
+    /// Starts the process and waits until it answers.
+    async fn launch(&mut self) -> Result<()> {
+        let home = self.home.as_ref().context("there is no directory to start it in")?;
+        let begin = Instant::now();
+        let mut process = home.spawn(K::NAME, self.kind.command(home)?)?;
+        loop {
+            let answer = tokio::time::timeout(PROBE_LIMIT, self.kind.probe(Some(process.pid()))).await;
+            if let Some(status) = process.try_wait()? {
+                bail!("{} ended while it started ({})\n{}", K::NAME, describe(status), process.log_tail());
+            }
+            let error = match answer {
+                Ok(Ok(version)) => {
+                    self.version = version;
+                    self.process = Some(process);
+                    return Ok(());
+                }
+                Ok(Err(error)) => error,
+                Err(_) => anyhow!("no answer within {PROBE_LIMIT:?}"),
+            };
+            if begin.elapsed() > START_LIMIT {
+                let tail = process.log_tail();
+                return Err(error).with_context(|| format!("{} is not ready after {START_LIMIT:?}\n{tail}", K::NAME));
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Where clients connect to.
+    pub fn url(&self) -> &str {
+        self.kind.url().as_str()
+    }
+
+    /// Name, version, and whose it is, for the suites' output.
+    pub fn describe(&self) -> String {
+        match &self.home {
+            Some(_) => format!("{} {} (private, started in {:.1?})", K::NAME, self.version, self.started_in),
+            None => format!("{} {} (yours, from {})", K::NAME, self.version, K::VARIABLE),
+        }
+    }
+
+    /// Its version, as it says it itself.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// Was it started here, so that it can be killed and restarted?
+    pub fn is_private(&self) -> bool {
+        self.home.is_some()
+    }
+
+    /// Where its directory, its data and its log are, if it was started here.
+    pub fn directory(&self) -> Option<&std::path::Path> {
+        self.home.as_deref().map(Home::path)
+    }
+
+    pub(super) fn home(&self) -> Result<&Home> {
+        self.home.as_deref().with_context(not_ours::<K>)
+    }
+
+    /// The process id of the server.
+    ///
+    /// # Errors
+    /// When it is not a private one, or does not run.
+    pub fn pid(&self) -> Result<u32> {
+        self.home()?;
+        self.process.as_ref().map(Process::pid).with_context(|| format!("{} does not run", K::NAME))
+    }
+
+    /// Kills it with SIGKILL, all its processes with it. [`restart`](Self::restart) brings it back with its data.
+    ///
+    /// # Errors
+    /// When it is not a private one, or does not run.
+    pub async fn kill9(&mut self) -> Result<()> {
+        self.running()?.kill9_tree().await?;
+        self.process = None;
+        Ok(())
+    }
+
+    /// Ends it in good order.
+    ///
+    /// # Errors
+    /// When it is not a private one, does not run, or does not end in time.
+    pub async fn stop(&mut self) -> Result<()> {
+        let process = self.running()?;
+        process.signal(K::STOP)?;
+        process.wait(STOP_LIMIT).await?;
+        self.process = None;
+        Ok(())
+    }
+
+    /// Starts it again on the same ports with the same data, after ending it in good order if it still runs. Returns when
+    /// it answers.
+    ///
+    /// # Errors
+    /// When it is not a private one, or does not answer in time; the error holds the end of its log.
+    pub async fn restart(&mut self) -> Result<()> {
+        self.home()?;
+        if self.process.as_mut().is_some_and(Process::is_running) {
+            self.stop().await?;
+        }
+        self.process = None;
+        self.launch().await.with_context(|| format!("restarting {}", K::NAME))
+    }
+
+    /// Freezes it with all its processes: connections stay open, and nothing answers.
+    ///
+    /// # Errors
+    /// When it is not a private one, or does not run.
+    pub fn sigstop(&mut self) -> Result<()> {
+        self.running()?.sigstop_tree()
+    }
+
+    /// Lets a frozen server go on.
+    ///
+    /// # Errors
+    /// When it is not a private one, or does not run.
+    pub fn sigcont(&mut self) -> Result<()> {
+        self.running()?.sigcont_tree()
+    }
+
+    /// The end of its log; empty if it is not a private one or does not run.
+    pub fn log_tail(&self) -> String {
+        self.process.as_ref().map(Process::log_tail).unwrap_or_default()
+    }
+
+    fn running(&mut self) -> Result<&mut Process> {
+        self.home()?;
+        self.process.as_mut().with_context(|| format!("{} does not run", K::NAME))
+    }
+}
+
+fn not_ours<K: Kind>() -> String {
+    format!(
+        "the {} of {} was not started by this test, so it can be neither killed nor restarted: \
+         unset {} to test on a private one",
+        K::NAME,
+        K::VARIABLE,
+        K::VARIABLE
+    )
+}
+
+/// Did the start fail because a port had been taken since it was found free?
+fn port_was_taken(error: &anyhow::Error) -> bool {
+    let text = format!("{error:?}").to_lowercase();
+    text.contains("address already in use") || text.contains("eaddrinuse")
+}
