@@ -48,7 +48,7 @@ mod scenarios {
     pub(super) async fn a_killed_host_loses_and_doubles_nothing(world: World) -> TestResult {
         let mut host = world.host(Consumer::default().with("rescue_after = \"1s\"")).await?;
         let orders = 2000;
-        world.publish((0..orders).map(|n| effect(&format!("k{n}"), &[json!({ "sleep-ms": 1 })]))).await?;
+        world.publish((0..orders).map(|n| effect(&format!("k{n}"), &[json!({ "sleep-ms": 4 })]))).await?;
         for part in 1..=2 {
             let reached = format!("SELECT CASE WHEN COUNT(*) >= {} THEN 1 ELSE 0 END FROM effects", orders * part / 4);
             world.wait_number(&reached, 1).await?;
