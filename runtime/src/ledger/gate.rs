@@ -34,6 +34,7 @@ pub(super) const MIGRATIONS_TABLE: &str = "hapax_migrations";
 #[derive(Debug, Default)]
 pub(super) struct Gate {
     busy: bool,
+    abandoned: bool,
     lost: Option<String>,
     transaction: Transaction,
     savepoint: bool,
@@ -105,6 +106,7 @@ impl Gate {
     pub(super) fn enter(&mut self) -> Result<(), DbError> {
         if self.busy {
             self.lost = Some("a call was abandoned in the middle of a statement".to_owned());
+            self.abandoned = true;
             self.busy = false;
         }
         match &self.lost {
@@ -191,9 +193,9 @@ impl Gate {
         !matches!(self.transaction, Transaction::None)
     }
 
-    /// True while a call is under way, or was abandoned.
-    pub(super) fn is_busy(&self) -> bool {
-        self.busy
+    /// True where a call was abandoned, so that the server may still be at work.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.busy || self.abandoned
     }
 }
 
@@ -367,15 +369,24 @@ pub(super) async fn migrate<C: Migrate>(
     table_exists: bool,
     dry_run: bool,
 ) -> Result<Vec<Migration>, MigrateError> {
-    let applied = if table_exists { applied(connection).await? } else { Vec::new() };
+    // Where a migration is not done in one transaction, another host that is at it looks like one that was interrupted
+    // at it. Who wants to apply something asks again under the lock.
+    let interrupted = if table_exists { connection.dirty_version(MIGRATIONS_TABLE).await? } else { None };
+    if let (Some(version), true) = (interrupted, dry_run) {
+        return Err(MigrateError::Dirty(version));
+    }
+    let applied = if table_exists { connection.list_applied_migrations(MIGRATIONS_TABLE).await? } else { Vec::new() };
     let waiting = pending(migrator, &applied)?;
-    if dry_run || waiting.is_empty() {
+    if dry_run || (waiting.is_empty() && interrupted.is_none()) {
         return Ok(waiting.into_iter().map(describe).collect());
     }
     connection.lock().await?;
     connection.ensure_migrations_table(MIGRATIONS_TABLE).await?;
     // Another host may have migrated while this one waited for the lock.
-    let applied = self::applied(connection).await?;
+    if let Some(version) = connection.dirty_version(MIGRATIONS_TABLE).await? {
+        return Err(MigrateError::Dirty(version));
+    }
+    let applied = connection.list_applied_migrations(MIGRATIONS_TABLE).await?;
     let mut done = Vec::new();
     for migration in pending(migrator, &applied)? {
         connection.apply(MIGRATIONS_TABLE, migration).await?;
@@ -383,13 +394,6 @@ pub(super) async fn migrate<C: Migrate>(
     }
     connection.unlock().await?;
     Ok(done)
-}
-
-async fn applied<C: Migrate>(connection: &mut C) -> Result<Vec<AppliedMigration>, MigrateError> {
-    if let Some(version) = connection.dirty_version(MIGRATIONS_TABLE).await? {
-        return Err(MigrateError::Dirty(version));
-    }
-    connection.list_applied_migrations(MIGRATIONS_TABLE).await
 }
 
 fn pending<'m>(

@@ -67,8 +67,12 @@ pub(super) fn scan(sql: &str, rules: Rules) -> Scanned<'_> {
 }
 
 impl Scanned<'_> {
-    /// True where nothing but semicolons follows the first semicolon.
+    /// True where nothing but semicolons follows the first semicolon. A trigger's body has semicolons of its own.
     pub(super) fn is_single(&self) -> bool {
+        let creates = self.tokens.first().is_some_and(|token| self.is_word(token, "CREATE"));
+        if creates && self.tokens.iter().take(3).any(|token| self.is_word(token, "TRIGGER")) {
+            return true;
+        }
         let semicolon = |token: &Token| token.kind == Kind::Symbol(b';');
         self.tokens.iter().skip_while(|token| !semicolon(token)).all(semicolon)
     }
@@ -348,6 +352,7 @@ mod tests {
         assert!(single("SELECT 1"));
         assert!(single("SELECT ';' ; -- done; \n ;"));
         assert!(!single("SELECT 1; SELECT 2"));
+        assert!(single("CREATE TEMP TRIGGER a BEFORE UPDATE ON t BEGIN SELECT 1; END"));
         assert_eq!(scan("SELECT 1 ; -- end", Rules::Postgres).end(), 8);
     }
 

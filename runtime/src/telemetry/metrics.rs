@@ -3,6 +3,8 @@
 //! [`Metrics::install`] makes this process record them; until then, and in tests, recording costs and does nothing.
 //! Paths that run for every batch use a [`ConsumerMetrics`], whose counters are looked up once.
 
+#![expect(clippy::disallowed_macros, reason = "this is the one place where metrics are named")]
+
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 

@@ -12,7 +12,7 @@ use futures::{FutureExt as _, StreamExt as _};
 use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, Consumer};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::debug;
@@ -54,7 +54,7 @@ pub(super) async fn subscribe(
 
     let (out, deliveries) = mpsc::channel(usize::from(spec.prefetch_messages) + 1);
     let (commands, received) = mpsc::unbounded_channel();
-    let window = Arc::new(Mutex::new(Window::new()));
+    let window = Arc::new(Shared { window: Mutex::new(Window::new()), settled: Notify::new() });
     let (stop, pump_ended) = (CancellationToken::new(), CancellationToken::new());
     let pump = Pump {
         live,
@@ -64,6 +64,7 @@ pub(super) async fn subscribe(
         tags,
         consumer,
         prefetch,
+        max_messages: usize::from(spec.prefetch_messages.max(1)),
         window: window.clone(),
         out,
         stop: stop.clone(),
@@ -120,7 +121,8 @@ struct Pump {
     tags: Tags,
     consumer: Consumer,
     prefetch: Prefetch,
-    window: Arc<Mutex<Window>>,
+    max_messages: usize,
+    window: Arc<Shared>,
     out: mpsc::Sender<Result<Delivery, BrokerError>>,
     stop: CancellationToken,
     _ended: DropGuard,
@@ -186,7 +188,12 @@ impl Pump {
     }
 
     async fn hand_over(&mut self, delivery: lapin::message::Delivery) -> Result<(), End> {
-        let tag = lock(&self.window).delivered(0, delivery.data.len() as u64);
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => return Err(End::Wanted),
+            () = self.window.has_room(self.max_messages) => {}
+        }
+        let tag = self.window.lock().delivered(0, delivery.data.len() as u64);
         if tag != delivery.delivery_tag {
             let reason = format!("delivery tag {} came where {tag} was due", delivery.delivery_tag);
             return Err(End::Suffered(BrokerError::Ended { queue: self.queue.to_string(), reason }));
@@ -244,8 +251,24 @@ fn body(mut data: Vec<u8>) -> Bytes {
     data.into()
 }
 
-fn lock(window: &Mutex<Window>) -> MutexGuard<'_, Window> {
-    window.lock().unwrap_or_else(PoisonError::into_inner)
+/// What the two tasks share.
+struct Shared {
+    window: Mutex<Window>,
+    settled: Notify,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Window> {
+        self.window.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until fewer than `max` deliveries are open. The broker counts for each consumer by itself, so for a while
+    /// after the count has changed it sends more.
+    async fn has_room(&self, max: usize) {
+        while self.lock().open() >= max {
+            self.settled.notified().await;
+        }
+    }
 }
 
 enum Command {
@@ -277,7 +300,7 @@ impl Settler for AmqpSettler {
 /// The one task that acknowledges on a channel, and so the only one that knows its watermark.
 struct Acknowledger {
     channel: Channel,
-    window: Arc<Mutex<Window>>,
+    window: Arc<Shared>,
     commands: mpsc::UnboundedReceiver<Command>,
     stop: CancellationToken,
     pump_ended: CancellationToken,
@@ -326,27 +349,28 @@ impl Acknowledger {
                 }
                 Err(_) => self.tell_past_gap(),
             }
-            gap = lock(&self.window).has_gap();
+            gap = self.window.lock().has_gap();
         }
     }
 
     fn take(&mut self, command: Command, closers: &mut Vec<oneshot::Sender<()>>) {
         match command {
             Command::Acknowledge(tags) => {
-                let mut window = lock(&self.window);
+                let mut window = self.window.lock();
                 tags.into_iter().for_each(|tag| window.settle(tag));
+                self.window.settled.notify_one();
             }
             Command::Close(closer) => closers.push(closer),
         }
     }
 
     fn tell_prefix(&mut self) {
-        let ack = lock(&self.window).take_prefix();
+        let ack = self.window.lock().take_prefix();
         ack.into_iter().for_each(|ack| self.tell(ack));
     }
 
     fn tell_past_gap(&mut self) {
-        let acks = lock(&self.window).take_past_gap();
+        let acks = self.window.lock().take_past_gap();
         acks.into_iter().for_each(|ack| self.tell(ack));
     }
 

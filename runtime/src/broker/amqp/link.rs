@@ -104,6 +104,14 @@ impl Live {
         self.request("channel.open", self.connection.create_channel()).await
     }
 
+    /// Closes a channel that is not needed any more. Dropping it is not enough: lapin then closes it behind our back, and
+    /// if that fails, because the server or a closing connection was faster, it takes the whole connection down.
+    pub(super) async fn finish(&self, channel: Channel) {
+        if channel.status().connected() {
+            let _ = timeout(CLOSE_TIMEOUT, channel.close(200, "done".into())).await;
+        }
+    }
+
     /// Waits for an answer from the server, for a limited time. A connection that does not answer is cut: nothing
     /// that is asked on it later would be answered either.
     pub(super) async fn request<T>(
@@ -155,10 +163,13 @@ impl Live {
 
     /// Says good-bye, for a limited time.
     pub(super) async fn close(&self) {
-        if self.is_connected() {
-            let closing = self.connection.close(200, "done".into());
-            let _ = timeout(CLOSE_TIMEOUT, closing).await;
-        }
+        let closing = async {
+            if self.is_connected() && self.connection.close(200, "done".into()).await.is_ok() {
+                // lapin answers when the good-bye is queued; the socket goes when the server has answered.
+                self.control.gone().await;
+            }
+        };
+        let _ = timeout(CLOSE_TIMEOUT, closing).await;
         self.cut();
     }
 }

@@ -180,7 +180,7 @@ impl Connection for MySqlLedgerConnection {
 
 impl Drop for MySqlLedgerConnection {
     fn drop(&mut self) {
-        if self.gate.is_busy() {
+        if self.gate.is_abandoned() {
             kill_in_background(self.kill.clone());
         } else {
             self.kill.closed.store(true, Ordering::Release);
