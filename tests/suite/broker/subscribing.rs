@@ -133,21 +133,26 @@ pub(crate) async fn prefetch_is_bounded_by_number(backend: &dyn Backend) {
 }
 
 pub(crate) async fn prefetch_reaches_its_number_when_bodies_are_small(backend: &dyn Backend) {
-    let (broker, queue) = (backend.open().await, name("small"));
-    broker.declare(&spec(&queue)).await.unwrap();
-    publish_numbers(&*broker, &queue, 0..1500).await;
-    let mut subscription = broker.subscribe(&QueueSpec { prefetch_messages: 1000, ..spec(&queue) }).await.unwrap();
-    let deliveries = take(&mut subscription, 1000).await;
-    assert!(timeout(A_WHILE, subscription.deliveries.recv()).await.is_err(), "more than prefetch allows");
-    // Every tag is valid still, whatever the back end did to get here.
-    subscription.settler.acknowledge(deliveries.iter().map(|delivery| delivery.tag).collect());
-    let rest = take(&mut subscription, 500).await;
-    assert_eq!(numbers(&rest), (1000..1500).collect::<Vec<_>>());
-    subscription.settler.acknowledge(rest.iter().map(|delivery| delivery.tag).collect());
-    subscription.settler.close().await;
-    holds(&*broker, &queue, &[]).await;
-    backend.delete_queue(&queue).await;
-    broker.close().await;
+    for prefetch in [1, 5, 100, 1000_u16] {
+        let (broker, queue, number) = (backend.open().await, name("small"), u32::from(prefetch));
+        broker.declare(&spec(&queue)).await.unwrap();
+        publish_numbers(&*broker, &queue, 0..number + 500).await;
+        let wanted = QueueSpec { prefetch_messages: prefetch, ..spec(&queue) };
+        let mut subscription = broker.subscribe(&wanted).await.unwrap();
+        let deliveries = take(&mut subscription, usize::from(prefetch)).await;
+        assert!(timeout(A_WHILE, subscription.deliveries.recv()).await.is_err(), "more than prefetch allows");
+        // Every tag is valid still, whatever the back end did to get here.
+        subscription.settler.acknowledge(deliveries.iter().map(|delivery| delivery.tag).collect());
+        for expected in number..number + 500 {
+            let delivery = next(&mut subscription).await;
+            assert_eq!(numbers(std::slice::from_ref(&delivery)), [expected]);
+            subscription.settler.acknowledge(vec![delivery.tag]);
+        }
+        subscription.settler.close().await;
+        holds(&*broker, &queue, &[]).await;
+        backend.delete_queue(&queue).await;
+        broker.close().await;
+    }
 }
 
 pub(crate) async fn prefetch_is_bounded_by_bytes(backend: &dyn Backend) {

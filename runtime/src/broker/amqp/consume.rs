@@ -156,11 +156,17 @@ impl Pump {
 
     async fn pump(&mut self) -> End {
         loop {
-            let next = tokio::select! {
-                biased;
-                () = self.stop.cancelled() => return End::Wanted,
-                () = self.out.closed() => return End::Wanted,
-                next = self.consumer.next() => next,
+            if self.stop.is_cancelled() || self.out.is_closed() {
+                return End::Wanted;
+            }
+            // Under load there is always one, and waiting for three things costs more than looking at one.
+            let next = match self.consumer.next().now_or_never() {
+                Some(next) => next,
+                None => tokio::select! {
+                    () = self.stop.cancelled() => return End::Wanted,
+                    () = self.out.closed() => return End::Wanted,
+                    next = self.consumer.next() => next,
+                },
             };
             let next = next.map(|next| next.map_err(|error| Failure::of(&error)));
             let step = match next {
@@ -188,10 +194,11 @@ impl Pump {
     }
 
     async fn hand_over(&mut self, delivery: lapin::message::Delivery) -> Result<(), End> {
-        tokio::select! {
-            biased;
-            () = self.stop.cancelled() => return Err(End::Wanted),
-            () = self.window.has_room(self.max_messages) => {}
+        if self.window.lock().open() >= self.max_messages {
+            tokio::select! {
+                () = self.stop.cancelled() => return Err(End::Wanted),
+                () = self.window.has_room(self.max_messages) => {}
+            }
         }
         let tag = self.window.lock().delivered(0, delivery.data.len() as u64);
         if tag != delivery.delivery_tag {
@@ -208,11 +215,8 @@ impl Pump {
             redelivered: delivery.redelivered,
             tag,
         };
-        tokio::select! {
-            biased;
-            sent = self.out.send(Ok(delivery)) => sent.map_err(|_| End::Wanted),
-            () = self.stop.cancelled() => Err(End::Wanted),
-        }
+        // There is room for everything that may be open.
+        self.out.try_send(Ok(delivery)).map_err(|_| End::Wanted)
     }
 
     /// Replaces the consumer by one with another prefetch count, in one round trip: RabbitMQ applies a count to the
@@ -226,12 +230,11 @@ impl Pump {
         let consume = self.channel.basic_consume(self.queue.clone(), new, options, FieldTable::default());
         let all = async { tokio::try_join!(biased; cancel, qos, consume) };
         let result = self.live.request("basic.consume", all).await;
-        let result = result.map_err(|failure| self.suffered(&failure));
-        while let Some(Ok(delivery)) = self.consumer.next().await {
+        let ((), (), new) = result.map_err(|failure| self.suffered(&failure))?;
+        let mut old = std::mem::replace(&mut self.consumer, new);
+        while let Some(Ok(delivery)) = old.next().await {
             self.hand_over(delivery).await?;
         }
-        let ((), (), consumer) = result?;
-        self.consumer = consumer;
         Ok(())
     }
 

@@ -112,8 +112,8 @@ impl Live {
         }
     }
 
-    /// Waits for an answer from the server, for a limited time. A connection that does not answer is cut: nothing
-    /// that is asked on it later would be answered either.
+    /// Waits for an answer from the server, for a limited time. That one request is slow says nothing about the
+    /// connection, which others use too: heartbeats decide about that.
     pub(super) async fn request<T>(
         &self,
         what: &str,
@@ -121,10 +121,7 @@ impl Live {
     ) -> Result<T, Failure> {
         match timeout(self.request_timeout, request).await {
             Ok(answer) => answer.map_err(|error| Failure::of(&error)),
-            Err(_) => {
-                self.cut();
-                Err(Failure::timed_out(what, self.request_timeout))
-            }
+            Err(_) => Err(Failure::timed_out(what, self.request_timeout)),
         }
     }
 

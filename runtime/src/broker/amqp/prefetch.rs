@@ -61,10 +61,12 @@ impl Prefetch {
         self.mean = Some(mean);
         self.seen_since_change = self.seen_since_change.saturating_add(1);
         let target = fitting(self.max_messages, self.max_bytes, mean as u64);
-        // Half or less: at once. Twice or more: when enough bodies were seen, and at most sixteenfold.
+        // Half or less: at once. Twice or more, or all that is allowed: when enough bodies were seen, and at most
+        // sixteenfold. In between it stays, so that it does not change all the time.
         let shrink = target <= self.count / 2;
         let enough = self.seen_since_change >= u32::from(self.count.min(FIRST));
-        let grow = enough && (target >= self.count.saturating_mul(2) || (target > self.count && self.count < FIRST));
+        let worthwhile = target >= self.count.saturating_mul(2) || target == self.max_messages;
+        let grow = target > self.count && enough && worthwhile;
         if !shrink && !grow {
             return None;
         }
@@ -91,6 +93,11 @@ mod tests {
         let mut prefetch = Prefetch::adaptive(1000, 64 * MIB);
         let steps: Vec<u16> = (0..100).filter_map(|_| prefetch.saw(100)).collect();
         assert_eq!((prefetch.count(), steps), (1000, vec![64, 1000]));
+        for max in 1..=300 {
+            let mut prefetch = Prefetch::adaptive(max, 64 * MIB);
+            assert!((0..100).filter_map(|_| prefetch.saw(100)).count() <= 2);
+            assert_eq!(prefetch.count(), max);
+        }
     }
 
     #[test]

@@ -265,6 +265,7 @@ fn names_exchange(failure: &Failure, exchange: &str) -> bool {
         Failure::Refused { code: code::NOT_FOUND, text, .. } => text.contains(&format!("no exchange '{exchange}' in ")),
         // A refusal by topic reads "access to topic 'k' in exchange 'x'": that is about the routing key.
         Failure::Refused { code: code::ACCESS_REFUSED, text, .. } => {
+            let exchange = if exchange.is_empty() { "amq.default" } else { exchange };
             text.contains(&format!("access to exchange '{exchange}' in "))
         }
         _ => false,
@@ -495,6 +496,9 @@ mod tests {
         let old = refused(403, "ACCESS_REFUSED - access to exchange 'a' in vhost '/' refused for user 'u'");
         let new = refused(403, "ACCESS_REFUSED - write access to exchange 'a' in vhost '/' refused for user 'u'");
         assert!(names_exchange(&old, "a") && names_exchange(&new, "a"));
+        let default =
+            refused(403, "ACCESS_REFUSED - access to exchange 'amq.default' in vhost '/' refused for user 'u'");
+        assert!(names_exchange(&default, "") && !names_exchange(&default, "a"));
         let topic = refused(403, "ACCESS_REFUSED - write access to topic 'k' in exchange 'a' in vhost '/' refused");
         assert!(!names_exchange(&topic, "a"));
     }
