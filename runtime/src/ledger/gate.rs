@@ -230,7 +230,7 @@ pub(super) fn driver_error(error: &sqlx::Error) -> DbError {
     match error {
         Error::Configuration(why) => DbError::infrastructure(format!("the database URL is not usable: {why}")),
         Error::Encode(why) => invalid(format!("a parameter cannot be sent: {why}")),
-        Error::Io(why) => lost(format!("connection to the database lost: {why}")),
+        Error::Io(why) => lost(format!("the connection to the database failed: {why}")),
         Error::Tls(why) => lost(format!("TLS to the database failed: {why}")),
         Error::Protocol(why) => lost(format!("unexpected answer of the database: {why}")),
         other => lost(format!("database driver: {other}")),

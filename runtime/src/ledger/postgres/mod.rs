@@ -1,8 +1,8 @@
 //! The ledger on PostgreSQL 12 and later.
 //!
 //! Statements are prepared, and parameters sent in the binary form of the types that the server reports for them
-//! ([`encode`]); where the two do not match, the server converts ([`plan`]), never this program. Results are read in
-//! binary form too ([`decode`]); columns of types without a form of their own are asked for as text.
+//! (`encode`); where the two do not match, the server converts (`plan`), never this program. Results are read in
+//! binary form too (`decode`); columns of types without a form of their own are asked for as text.
 
 mod connection;
 mod decode;
