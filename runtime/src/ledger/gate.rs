@@ -46,7 +46,10 @@ enum Transaction {
     None,
     Open,
     /// A statement failed. `gone`: the database has already rolled the whole transaction back.
-    Failed { why: DbError, gone: bool },
+    Failed {
+        why: DbError,
+        gone: bool,
+    },
 }
 
 impl Gate {
@@ -227,7 +230,7 @@ pub(super) fn driver_error(error: &sqlx::Error) -> DbError {
     match error {
         Error::Configuration(why) => DbError::infrastructure(format!("the database URL is not usable: {why}")),
         Error::Encode(why) => invalid(format!("a parameter cannot be sent: {why}")),
-        Error::Io(why) => lost(format!("connection to the database lost: {why}")),
+        Error::Io(why) => lost(format!("the connection to the database failed: {why}")),
         Error::Tls(why) => lost(format!("TLS to the database failed: {why}")),
         Error::Protocol(why) => lost(format!("unexpected answer of the database: {why}")),
         other => lost(format!("database driver: {other}")),
@@ -245,7 +248,10 @@ pub(super) async fn within<T>(
         Ok(result) => result,
         Err(_) => {
             kill.kill().await;
-            Err(DbError { kind, ..lost(format!("no answer of the database within {}", humantime::format_duration(limit))) })
+            Err(DbError {
+                kind,
+                ..lost(format!("no answer of the database within {}", humantime::format_duration(limit)))
+            })
         }
     }
 }
@@ -262,10 +268,9 @@ pub(super) async fn connecting<T>(
             message: format!("cannot connect to {to}: {}", error.message),
             ..error
         }),
-        Err(_) => Err(lost(format!(
-            "cannot connect to {to}: no answer within {}",
-            humantime::format_duration(CONNECT_LIMIT)
-        ))),
+        Err(_) => {
+            Err(lost(format!("cannot connect to {to}: no answer within {}", humantime::format_duration(CONNECT_LIMIT))))
+        }
     }
 }
 
@@ -359,16 +364,17 @@ impl Rows {
     }
 }
 
-/// Applies, or with `dry_run` lists, the migrations that are pending.
+/// The migrations that are pending, as far as can be told without a lock. None where some have to be applied, under a
+/// lock, by [`apply_migrations`].
 ///
 /// Nothing is created or locked where nothing is pending, so that a host without DDL rights works on tables made
 /// beforehand.
-pub(super) async fn migrate<C: Migrate>(
+pub(super) async fn plan_migrations<C: Migrate>(
     connection: &mut C,
     migrator: &Migrator,
     table_exists: bool,
     dry_run: bool,
-) -> Result<Vec<Migration>, MigrateError> {
+) -> Result<Option<Vec<Migration>>, MigrateError> {
     // Where a migration is not done in one transaction, another host that is at it looks like one that was interrupted
     // at it. Who wants to apply something asks again under the lock.
     let interrupted = if table_exists { connection.dirty_version(MIGRATIONS_TABLE).await? } else { None };
@@ -377,12 +383,16 @@ pub(super) async fn migrate<C: Migrate>(
     }
     let applied = if table_exists { connection.list_applied_migrations(MIGRATIONS_TABLE).await? } else { Vec::new() };
     let waiting = pending(migrator, &applied)?;
-    if dry_run || (waiting.is_empty() && interrupted.is_none()) {
-        return Ok(waiting.into_iter().map(describe).collect());
-    }
-    connection.lock().await?;
+    let is_done = dry_run || (waiting.is_empty() && interrupted.is_none());
+    Ok(is_done.then(|| waiting.into_iter().map(describe).collect()))
+}
+
+/// Applies the migrations that are pending now that the caller has the lock: another host may have migrated before.
+pub(super) async fn apply_migrations<C: Migrate>(
+    connection: &mut C,
+    migrator: &Migrator,
+) -> Result<Vec<Migration>, MigrateError> {
     connection.ensure_migrations_table(MIGRATIONS_TABLE).await?;
-    // Another host may have migrated while this one waited for the lock.
     if let Some(version) = connection.dirty_version(MIGRATIONS_TABLE).await? {
         return Err(MigrateError::Dirty(version));
     }
@@ -392,7 +402,6 @@ pub(super) async fn migrate<C: Migrate>(
         connection.apply(MIGRATIONS_TABLE, migration).await?;
         done.push(describe(migration));
     }
-    connection.unlock().await?;
     Ok(done)
 }
 

@@ -262,7 +262,8 @@ impl Lexer<'_> {
             let number = std::str::from_utf8(text).ok().and_then(|text| text.parse().ok());
             return number.map_or(Kind::Symbol(b'$'), Kind::Placeholder);
         }
-        let tag = self.bytes[self.at + 1..].iter().take_while(|byte| is_name_start(**byte) || byte.is_ascii_digit()).count();
+        let tag =
+            self.bytes[self.at + 1..].iter().take_while(|byte| is_name_start(**byte) || byte.is_ascii_digit()).count();
         if self.peek(1 + tag) != Some(b'$') {
             self.at += 1;
             return Kind::Symbol(b'$');
@@ -328,7 +329,9 @@ mod tests {
         assert_eq!(main("SELECT 1"), "none");
         assert_eq!(main("WITH a AS (SELECT 1) SELECT * FROM a"), "SELECT * FROM a");
         assert_eq!(
-            main("with recursive a(x, y) as not materialized (select (1), 2), \"b\" as (delete from t returning ')') update u set v = 1"),
+            main(
+                "with recursive a(x, y) as not materialized (select (1), 2), \"b\" as (delete from t returning ')') update u set v = 1"
+            ),
             "update u set v = 1"
         );
         assert_eq!(main("WITH a AS (SELECT 1) (SELECT 2)"), "(SELECT 2)");

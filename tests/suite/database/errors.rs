@@ -58,8 +58,16 @@ pub(crate) async fn wrong_statements(backend: &Backend) {
         assert_eq!((error.kind, error.connection_lost), (DbErrorKind::Invalid, false), "{sql}: {error}");
     }
     for sql in backend.pick(
-        &["SELECT ARRAY[1, 'x']::int[]", "SELECT DISTINCT amount FROM stock FOR UPDATE", "SELECT (SELECT generate_series(1, 2))"][..],
-        &["SELECT (SELECT 1 UNION SELECT 2)", "SELECT 1, (SELECT 1, 2)", "SELECT a.id FROM stock a, stock b WHERE id = 1"],
+        &[
+            "SELECT ARRAY[1, 'x']::int[]",
+            "SELECT DISTINCT amount FROM stock FOR UPDATE",
+            "SELECT (SELECT generate_series(1, 2))",
+        ][..],
+        &[
+            "SELECT (SELECT 1 UNION SELECT 2)",
+            "SELECT 1, (SELECT 1, 2)",
+            "SELECT a.id FROM stock a, stock b WHERE id = 1",
+        ],
         &["SELECT (SELECT 1, 2)", "SELECT a.id FROM stock a, stock b WHERE id = 1", "SELECT json('{')"],
     ) {
         let error = client.try_query(sql, &[]).await.expect_err(sql);
@@ -108,7 +116,9 @@ pub(crate) async fn raised_by_a_trigger(backend: &Backend) {
         Dialect::Postgres => {
             let function = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'out of stock'; END $$";
             client.run(function, &[]).await;
-            client.run("CREATE TRIGGER refuse BEFORE UPDATE ON stock FOR EACH ROW EXECUTE FUNCTION refuse()", &[]).await;
+            client
+                .run("CREATE TRIGGER refuse BEFORE UPDATE ON stock FOR EACH ROW EXECUTE FUNCTION refuse()", &[])
+                .await;
         }
         Dialect::MySql => {
             let trigger = "CREATE TRIGGER refuse BEFORE UPDATE ON stock FOR EACH ROW \
@@ -260,7 +270,8 @@ pub(crate) async fn killed_by_the_server(backend: &Backend) {
     }
     let mut client = backend.connect().await;
     let mut admin = backend.connect().await;
-    let id = client.value(backend.pick("SELECT pg_backend_pid()", "SELECT CAST(CONNECTION_ID() AS SIGNED)", ""), &[]).await;
+    let id =
+        client.value(backend.pick("SELECT pg_backend_pid()", "SELECT CAST(CONNECTION_ID() AS SIGNED)", ""), &[]).await;
     let Value::Int(id) = id else { panic!("{id:?}") };
     // A cancelled statement that had time left is not the handler's fault.
     let cancel = backend.pick(format!("SELECT pg_cancel_backend({id})"), format!("KILL QUERY {id}"), String::new());
@@ -282,7 +293,9 @@ pub(crate) async fn killed_by_the_server(backend: &Backend) {
     assert_eq!((error.kind, error.connection_lost), (DbErrorKind::Infrastructure, false), "{error}");
     let mut admin = cancelling.await.expect("a task");
     client.begin().await;
-    admin.run(&backend.pick(format!("SELECT pg_terminate_backend({id})"), format!("KILL {id}"), String::new()), &[]).await;
+    admin
+        .run(&backend.pick(format!("SELECT pg_terminate_backend({id})"), format!("KILL {id}"), String::new()), &[])
+        .await;
     tokio::time::sleep(Duration::from_millis(200)).await;
     let error = fails(&mut client, "SELECT 1", &[]).await;
     assert_eq!((error.kind, error.connection_lost), (DbErrorKind::Infrastructure, true), "{error}");
@@ -291,9 +304,12 @@ pub(crate) async fn killed_by_the_server(backend: &Backend) {
     assert!(error.connection_lost);
     let mut client = backend.connect().await;
     client.begin().await;
-    let id = client.value(backend.pick("SELECT pg_backend_pid()", "SELECT CAST(CONNECTION_ID() AS SIGNED)", ""), &[]).await;
+    let id =
+        client.value(backend.pick("SELECT pg_backend_pid()", "SELECT CAST(CONNECTION_ID() AS SIGNED)", ""), &[]).await;
     let Value::Int(id) = id else { panic!("{id:?}") };
-    admin.run(&backend.pick(format!("SELECT pg_terminate_backend({id})"), format!("KILL {id}"), String::new()), &[]).await;
+    admin
+        .run(&backend.pick(format!("SELECT pg_terminate_backend({id})"), format!("KILL {id}"), String::new()), &[])
+        .await;
     tokio::time::sleep(Duration::from_millis(200)).await;
     let error = client.connection.commit().await.expect_err("lost in COMMIT");
     assert!(error.connection_lost && error.kind == DbErrorKind::Infrastructure, "{error:?}");
@@ -373,7 +389,7 @@ pub(crate) async fn dropped_future(backend: &Backend) {
 
 pub(crate) async fn statements_survive_a_changed_schema(backend: &Backend) {
     let mut client = backend.connect().await;
-    
+
     client.run("CREATE TABLE s (v INT)", &[]).await;
     let (insert, select) = ("INSERT INTO s VALUES (?)", "SELECT * FROM s");
     client.run(insert, &[Value::Int(1)]).await;
@@ -384,7 +400,8 @@ pub(crate) async fn statements_survive_a_changed_schema(backend: &Backend) {
         admin.run("DROP TABLE s", &[]).await;
         admin.run("CREATE TABLE s (v TEXT)", &[]).await;
     } else {
-        let change = backend.pick("ALTER TABLE s ALTER COLUMN v TYPE UUID USING NULL", "ALTER TABLE s MODIFY v CHAR(36)", "");
+        let change =
+            backend.pick("ALTER TABLE s ALTER COLUMN v TYPE UUID USING NULL", "ALTER TABLE s MODIFY v CHAR(36)", "");
         admin.run(change, &[]).await;
     }
     let id = text("0190f5fe-7c00-7a00-8000-0123456789ab");

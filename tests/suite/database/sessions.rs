@@ -56,7 +56,9 @@ pub(crate) async fn the_session_is_pinned(backend: &Backend) {
             }
             let isolation = client.value("SELECT @@SESSION.tx_isolation", &[]).await;
             assert_eq!(isolation, text("READ-COMMITTED"));
-            let Value::Text(mode) = client.value("SELECT @@SESSION.sql_mode", &[]).await else { panic!("modes are a text") };
+            let Value::Text(mode) = client.value("SELECT @@SESSION.sql_mode", &[]).await else {
+                panic!("modes are a text")
+            };
             assert!(mode.contains("STRICT_ALL_TABLES") && mode.contains("NO_ZERO_DATE"), "{mode}");
             assert!(!mode.contains("ANSI_QUOTES") && !mode.contains("NO_BACKSLASH_ESCAPES"), "{mode}");
             assert_eq!(client.value("SELECT \"a\\\"b\"", &[]).await, text("a\"b"));

@@ -76,7 +76,10 @@ pub(crate) async fn known_statements_cost_one_round_trip(backend: &Backend) {
     let proxy = Proxy::start(&backend.url, delay).await;
     let mut connection = open(&proxy.url, SETTINGS).expect("a usable URL").connect().await.expect("a connection");
     let (update, select) = backend.pick(
-        ("UPDATE stock SET amount = $1 WHERE id = $2", "SELECT id, amount, '::1'::inet AS net FROM stock WHERE id = $1"),
+        (
+            "UPDATE stock SET amount = $1 WHERE id = $2",
+            "SELECT id, amount, '::1'::inet AS net FROM stock WHERE id = $1",
+        ),
         ("UPDATE stock SET amount = ? WHERE id = ?", "SELECT id, amount FROM stock WHERE id = ?"),
         ("", ""),
     );

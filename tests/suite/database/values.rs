@@ -101,7 +101,20 @@ pub(crate) async fn every_kind_of_value_goes_both_ways(backend: &Backend) {
 pub(crate) async fn null_goes_anywhere(backend: &Backend) {
     let mut client = backend.connect().await;
     let columns = backend.pick(
-        &["BOOLEAN", "INT", "FLOAT8", "TEXT", "BYTEA", "NUMERIC", "UUID", "DATE", "TIMESTAMPTZ", "JSONB", "INT[]", "INET"][..],
+        &[
+            "BOOLEAN",
+            "INT",
+            "FLOAT8",
+            "TEXT",
+            "BYTEA",
+            "NUMERIC",
+            "UUID",
+            "DATE",
+            "TIMESTAMPTZ",
+            "JSONB",
+            "INT[]",
+            "INET",
+        ][..],
         &["BOOLEAN", "INT", "DOUBLE", "TEXT", "BLOB", "DECIMAL(9, 2)", "DATE", "TIME", "DATETIME", "JSON", "BIT(3)"],
         &["INTEGER", "TEXT", "BLOB", "REAL"],
     );
@@ -117,7 +130,8 @@ pub(crate) async fn types_of_the_dialect_go_both_ways(backend: &Backend) {
         Dialect::MySql => mysql_types(&mut client, backend).await,
         Dialect::Sqlite => {
             both_ways(&mut client, "", &[(Value::Int(1), Value::Int(1)), (text("1"), text("1"))]).await;
-            both_ways(&mut client, "NUMERIC", &[(text("12"), Value::Int(12)), (decimal("1.5"), Value::Float(1.5))]).await;
+            both_ways(&mut client, "NUMERIC", &[(text("12"), Value::Int(12)), (decimal("1.5"), Value::Float(1.5))])
+                .await;
         }
     }
 }
@@ -148,6 +162,9 @@ async fn postgres_types(client: &mut Client) {
         ("UUID", other("uuid", ID), uuid(ID)),
         ("INT[]", text("{1,NULL,3}"), other("integer[]", "{1,NULL,3}")),
         ("TEXT[][]", other("text[]", r#"{{a,"b c"},{"\"",NULL}}"#), other("text[]", r#"{{a,"b c"},{"\"",NULL}}"#)),
+        ("INET", text("10.0.0.1"), other("inet", "10.0.0.1")),
+        ("CIDR", text("10.0.0.0/8"), other("cidr", "10.0.0.0/8")),
+        ("pair", text("(,)"), other("pair", "(,)")),
         ("INET", text("10.0.0.1/8"), other("inet", "10.0.0.1/8")),
         ("MACADDR", text("08:00:2b:01:02:03"), other("macaddr", "08:00:2b:01:02:03")),
         ("INTERVAL", other("interval", "1 day 02:00:00"), other("interval", "1 day 02:00:00")),
@@ -173,7 +190,8 @@ async fn postgres_types(client: &mut Client) {
     let insert = "INSERT INTO nets VALUES (?, ?), (2, '10.0.0.2') RETURNING id, net; -- done";
     let rows = client.query(insert, &[Value::Int(1), text("10.0.0.1")]).await;
     assert_eq!(rows, [[Value::Int(1), net("10.0.0.1")], [Value::Int(2), net("10.0.0.2")]]);
-    let list = "WITH moved AS (UPDATE nets SET net = net + ? RETURNING id, net) SELECT net FROM moved WHERE id = ? ORDER BY 1";
+    let list =
+        "WITH moved AS (UPDATE nets SET net = net + ? RETURNING id, net) SELECT net FROM moved WHERE id = ? ORDER BY 1";
     assert_eq!(client.query(list, &[Value::Int(10), Value::Int(2)]).await, [[net("10.0.0.12")]]);
     let rows = client.query("(SELECT net FROM nets WHERE id = ?) UNION ALL VALUES ('::1'::inet)", &[text("1")]).await;
     assert_eq!(rows, [[net("10.0.0.11")], [net("::1")]]);
@@ -182,6 +200,14 @@ async fn postgres_types(client: &mut Client) {
     assert_eq!(client.query("DELETE FROM nets WHERE net << ? RETURNING *", &[text("10.0.0.0/8")]).await.len(), 2);
     assert_eq!(client.value("SELECT pg_sleep(0)", &[]).await, Value::Null);
     assert_eq!(client.value("SELECT ?", &[Value::Int(1)]).await, text("1"));
+    // More statements than are kept: those that are forgotten are prepared again, NULL or not.
+    for round in 0..2 {
+        for number in 0..400 {
+            let sql = format!("SELECT coalesce(?::uuid, ?::uuid) AS u, {number} AS n");
+            let (first, second) = if round == 0 { (text(ID), Value::Null) } else { (Value::Null, text(ID)) };
+            assert_eq!(client.query(&sql, &[first, second]).await, [[uuid(ID), Value::Int(number)]]);
+        }
+    }
     // One placeholder at two places, in a statement that was sent in another way before.
     for value in [uuid(ID), text(ID), Value::Null, text(ID)] {
         let expected = if value == Value::Null { Value::Null } else { uuid(ID) };
@@ -194,7 +220,11 @@ async fn postgres_types(client: &mut Client) {
 
 async fn mysql_types(client: &mut Client, backend: &Backend) {
     for (column, written, expected) in [
-        ("BIGINT UNSIGNED", other("BIGINT UNSIGNED", "18446744073709551615"), other("BIGINT UNSIGNED", "18446744073709551615")),
+        (
+            "BIGINT UNSIGNED",
+            other("BIGINT UNSIGNED", "18446744073709551615"),
+            other("BIGINT UNSIGNED", "18446744073709551615"),
+        ),
         ("BIGINT UNSIGNED", Value::Int(7), Value::Int(7)),
         ("TINYINT UNSIGNED", Value::Int(255), Value::Int(255)),
         ("TINYINT(1)", Value::Int(-128), Value::Int(-128)),
@@ -253,7 +283,10 @@ pub(crate) async fn unreadable_values_are_text_or_errors_but_never_a_panic(backe
                 ("'12024-01-02'::date", other("date", "12024-01-02")),
                 ("'0044-03-15 BC'::date", other("date", "0044-03-15 BC")),
                 ("'294276-12-31 23:59:59.999999'::timestamp", other(without, "294276-12-31 23:59:59.999999")),
-                ("'4713-01-01 00:00:00+00 BC'::timestamptz", other("timestamp with time zone", "4713-01-01 00:00:00+00 BC")),
+                (
+                    "'4713-01-01 00:00:00+00 BC'::timestamptz",
+                    other("timestamp with time zone", "4713-01-01 00:00:00+00 BC"),
+                ),
                 ("'NaN'::numeric", other("numeric", "NaN")),
                 ("'1e-100'::numeric * 1e3", decimal(&format!("0.{}1000", "0".repeat(96)))),
                 ("1e300::numeric", decimal(&format!("1{}", "0".repeat(300)))),
@@ -389,6 +422,7 @@ pub(crate) async fn arrays_work_on_postgres_only(backend: &Backend) {
         let set = client.connection.query(sql, &[Param::Ints(ints)], RowLimits::NONE).await.expect("a count");
         assert_eq!(set.rows, [[Value::Int(expected)]]);
     }
-    let set = client.connection.query("SELECT $1::uuid[]", &[Param::Texts(vec![Some(ID.to_owned())])], RowLimits::NONE).await;
+    let set =
+        client.connection.query("SELECT $1::uuid[]", &[Param::Texts(vec![Some(ID.to_owned())])], RowLimits::NONE).await;
     assert_eq!(set.expect("uuids").rows, [[other("uuid[]", &format!("{{{ID}}}"))]]);
 }

@@ -278,8 +278,8 @@ impl Session {
             }
         };
         let mut arguments = PgArguments::default();
-        for (parameter, type_info) in encoded.into_iter().zip(types) {
-            sqlx::Arguments::add(&mut arguments, parameter.argument(type_info))
+        for ((parameter, reported), place) in encoded.into_iter().zip(types).zip(&variant.wires) {
+            sqlx::Arguments::add(&mut arguments, parameter.argument(*place, reported))
                 .map_err(|error| driver_error(&sqlx::Error::Encode(error)))?;
         }
         Ok(Ready { variant, arguments, known })
@@ -343,7 +343,8 @@ impl Session {
              FROM pg_catalog.pg_type AS t JOIN pg_catalog.pg_namespace AS n ON n.oid = t.typnamespace
              WHERE t.oid = {oid}"
         );
-        let row = self.connection.fetch_optional(raw_sql(AssertSqlSafe(sql))).await.map_err(|error| db_error(&error))?;
+        let row =
+            self.connection.fetch_optional(raw_sql(AssertSqlSafe(sql))).await.map_err(|error| db_error(&error))?;
         let Some(row) = row else {
             return Err(DbError::infrastructure(format!("the database does not know its type {}", type_info.name())));
         };
