@@ -254,9 +254,7 @@ async fn start_once(module: &Arc<Module>) -> Result<(), LoadError> {
     match tokio::time::timeout(START_LIMIT, Instance::new(module, &consumer)).await {
         Ok(Ok(_instance)) => Ok(()),
         Ok(Err(InstanceError::Engine(busy))) => Err(busy.into()),
-        Ok(Err(InstanceError::Contract(reason))) => {
-            Err(LoadError::Link { path: module.path.clone(), reason })
-        }
+        Ok(Err(InstanceError::Contract(reason))) => Err(LoadError::Link { path: module.path.clone(), reason }),
         Ok(Err(InstanceError::Start(failure))) => Err(error(match failure.detail {
             Some(detail) => format!("{}\n{detail}", failure.message),
             None => failure.message,

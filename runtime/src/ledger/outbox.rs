@@ -163,9 +163,8 @@ impl Ledger {
     /// How many rows wait to be published, and the age of the oldest.
     pub async fn outbox_stats(&self) -> Result<(u64, Duration), DbError> {
         let args = Args::new().one("state", PENDING);
-        let found = self
-            .transaction(async |connection| query(connection, &self.statements.outbox_stats, args).await)
-            .await?;
+        let found =
+            self.transaction(async |connection| query(connection, &self.statements.outbox_stats, args).await).await?;
         let Some(row) = found.rows.into_iter().next() else { return Ok((0, Duration::ZERO)) };
         let mut row = Reader::new(row);
         let waiting = row.number()?;

@@ -90,12 +90,8 @@ impl Ledger {
                 return Ok(false);
             }
         } else {
-            let moved = InboxMove {
-                id,
-                from: (Status::Parked, Some(row.id)),
-                to: (Status::Dead, Some(row.id)),
-                module: None,
-            };
+            let moved =
+                InboxMove { id, from: (Status::Parked, Some(row.id)), to: (Status::Dead, Some(row.id)), module: None };
             self.move_inbox(connection, &row.consumer, &[moved]).await?;
         }
         self.move_parked(connection, &[ParkedMove::crashed(row, token)]).await?;
@@ -141,10 +137,8 @@ impl Ledger {
     /// Forgets discarded dead letters older than `age`: their parked rows, bodies and inbox rows. Returns how many.
     pub async fn forget_discarded(&self, consumer: &str, age: Duration) -> Result<usize, DbError> {
         self.transaction(async |connection| {
-            let args = Args::new()
-                .one("consumer", consumer)
-                .one("age", millis(age))
-                .one("limit", RETENTION_PAGE as i64);
+            let args =
+                Args::new().one("consumer", consumer).one("age", millis(age)).one("limit", RETENTION_PAGE as i64);
             let found = query(connection, &self.statements.retention_discarded, args).await?;
             let mut ids = Vec::new();
             let mut owned = Vec::new();
@@ -178,10 +172,7 @@ impl Ledger {
     pub async fn lease(&self, name: &str, holder: Incarnation, lease: Duration) -> Result<bool, DbError> {
         self.transaction(async |connection| {
             execute(connection, &self.statements.lease_seed, Args::new().one("name", name)).await?;
-            let args = Args::new()
-                .one("name", name)
-                .one("holder", holder.0.as_slice())
-                .one("lease", millis(lease));
+            let args = Args::new().one("name", name).one("holder", holder.0.as_slice()).one("lease", millis(lease));
             Ok(execute(connection, &self.statements.lease_take, args).await?.rows_affected == 1)
         })
         .await
@@ -194,8 +185,7 @@ impl Ledger {
             .iter()
             .map(|id| Claim { id: id.clone(), status: Status::Completed, parked_id: None, digest: None, module: None })
             .collect();
-        let claimed =
-            self.transaction(async |connection| self.claim(connection, consumer, &claims).await).await?;
+        let claimed = self.transaction(async |connection| self.claim(connection, consumer, &claims).await).await?;
         Ok(claimed.iter().filter(|claimed| **claimed == Claimed::New).count())
     }
 }

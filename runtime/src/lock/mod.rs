@@ -121,8 +121,16 @@ mod tests {
 
     #[test]
     fn a_url_that_cannot_be_used_is_explained_and_never_quoted() {
-        for url in ["", "local:x", "memcached://u:s3cret@h", "redis://u:s3cret@h/db", "redis://u:s3cret@", "rediss://u:s3cret@h/#insecure"] {
-            let error = open(url, redis::RedisSettings::default()).err().unwrap_or_else(|| panic!("{url} was accepted"));
+        for url in [
+            "",
+            "local:x",
+            "memcached://u:s3cret@h",
+            "redis://u:s3cret@h/db",
+            "redis://u:s3cret@",
+            "rediss://u:s3cret@h/#insecure",
+        ] {
+            let error =
+                open(url, redis::RedisSettings::default()).err().unwrap_or_else(|| panic!("{url} was accepted"));
             assert_eq!(error.server, "lock.url");
             assert!(!error.to_string().contains("s3cret"), "{error}");
         }

@@ -213,7 +213,10 @@ impl<'a> Call<'a> {
         Self { script, keys, lease_ms: None, tokens: held.iter().map(|held| held.token).collect() }
     }
 
-    async fn invoke<T: FromRedisValue>(&self, connection: &mut impl redis::aio::ConnectionLike) -> Result<T, RedisError> {
+    async fn invoke<T: FromRedisValue>(
+        &self,
+        connection: &mut impl redis::aio::ConnectionLike,
+    ) -> Result<T, RedisError> {
         match self.command("EVALSHA", &self.script.digest).query_async(connection).await {
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
                 self.command("EVAL", self.script.source).query_async(connection).await
@@ -270,7 +273,8 @@ mod tests {
     fn a_call_names_keys_lease_and_tokens_in_the_scripts_order() {
         let held = [Held { key: "a\r\n$1".into(), token: Token([0; 16]) }];
         let packed = Call::extend(&held, Duration::from_secs(1)).command("EVALSHA", "d").get_packed_command();
-        let mut expected = b"*6\r\n$7\r\nEVALSHA\r\n$1\r\nd\r\n$1\r\n1\r\n$5\r\na\r\n$1\r\n$4\r\n1000\r\n$16\r\n".to_vec();
+        let mut expected =
+            b"*6\r\n$7\r\nEVALSHA\r\n$1\r\nd\r\n$1\r\n1\r\n$5\r\na\r\n$1\r\n$4\r\n1000\r\n$16\r\n".to_vec();
         expected.extend([0; 16]);
         expected.extend(b"\r\n");
         assert_eq!(packed, expected);

@@ -24,8 +24,18 @@ const DEFAULT_FILTER: &str = "info";
 /// Client libraries whose most detailed level prints frames as they are sent, logins and bodies among them. They are
 /// cut off below debug, whatever the filter says.
 const WIRE_LOGGERS: [&str; 12] = [
-    "lapin", "amq_protocol", "amq_protocol_tcp", "async_rs", "redis", "sqlx", "sqlx_core", "sqlx_mysql",
-    "sqlx_postgres", "rustls", "hyper", "mio",
+    "lapin",
+    "amq_protocol",
+    "amq_protocol_tcp",
+    "async_rs",
+    "redis",
+    "sqlx",
+    "sqlx_core",
+    "sqlx_mysql",
+    "sqlx_postgres",
+    "rustls",
+    "hyper",
+    "mio",
 ];
 
 /// How logs look.
@@ -75,7 +85,9 @@ pub enum LoggingError {
     #[error("log format {0:?} is not known; use \"text\" or \"json\"")]
     Format(String),
     /// The filter does not parse.
-    #[error("{origin} holds {filter:?}, which is no log filter ({reason}); write for example \"info,hapax::lock=debug\"")]
+    #[error(
+        "{origin} holds {filter:?}, which is no log filter ({reason}); write for example \"info,hapax::lock=debug\""
+    )]
     Filter {
         /// Where the filter came from.
         origin: String,
@@ -183,7 +195,10 @@ mod tests {
     fn text_lines_show_time_level_span_and_fields_without_colour_codes() {
         let text = logged(Format::Text, "info", false, in_a_span);
         assert!(text.contains("Z  INFO attempt{consumer=\"reduce-stock\" message_id=\"m1\"}"), "{text}");
-        assert!(text.ends_with("failed attempt=2\n") && !text.contains('\u{1b}') && !text.contains("unheard"), "{text}");
+        assert!(
+            text.ends_with("failed attempt=2\n") && !text.contains('\u{1b}') && !text.contains("unheard"),
+            "{text}"
+        );
         assert!(logged(Format::Text, "info", true, in_a_span).contains('\u{1b}'));
     }
 
@@ -226,7 +241,9 @@ mod tests {
     #[test]
     fn colour_is_for_terminals_of_people_who_want_it() {
         let with = |terminal, set: &'static str| {
-            wants_colour(terminal, &move |name| set.split_once('=').filter(|(k, _)| *k == name).map(|(_, v)| v.to_owned()))
+            wants_colour(terminal, &move |name| {
+                set.split_once('=').filter(|(k, _)| *k == name).map(|(_, v)| v.to_owned())
+            })
         };
         assert!(with(true, "NO_COLOR=") && with(true, "TERM=xterm"));
         assert!(!with(true, "NO_COLOR=1") && !with(true, "TERM=dumb") && !with(false, "TERM=xterm"));

@@ -18,8 +18,13 @@ pub struct Readiness {
 enum Condition {
     Up,
     /// Up as long as it says so again in time.
-    UpUntil { last_heard: Instant, stale_at: Instant },
-    Waiting { reason: String },
+    UpUntil {
+        last_heard: Instant,
+        stale_at: Instant,
+    },
+    Waiting {
+        reason: String,
+    },
 }
 
 /// One component's hand on its own condition. Dropping it means that the component ended, which is not ready either;

@@ -233,7 +233,8 @@ async fn a_thousand_keys_are_answered_in_their_order(subject: Subject) {
 
 async fn keys_are_bytes_of_any_kind(subject: Subject) {
     let long = "é".repeat(127) + "x";
-    let names = ["", " ", "a b", "A", "a", "a ", "a\r\n*1\r\n$4\r\nQUIT\r\n", "{slot}", "日本語", "\u{1}\u{7f}\"'\\%", &long];
+    let names =
+        ["", " ", "a b", "A", "a", "a ", "a\r\n*1\r\n$4\r\nQUIT\r\n", "{slot}", "日本語", "\u{1}\u{7f}\"'\\%", &long];
     let answers = subject.lock.acquire(&subject.keys(names), LONG).await.expect("answers");
     let ours = held(answers);
     assert_eq!(ours.iter().map(|held| &held.key).collect::<Vec<_>>(), subject.keys(names).iter().collect::<Vec<_>>());

@@ -275,8 +275,7 @@ fn parse(url: &str) -> Result<(Client, String, Option<String>), LockError> {
     }
     let scheme = parsed.scheme().to_owned();
     // Small requests of many tasks share the connection: none should wait for another's answer to be sent.
-    let info =
-        parsed.into_connection_info().map_err(bad)?.set_tcp_settings(TcpSettings::default().set_nodelay(true));
+    let info = parsed.into_connection_info().map_err(bad)?.set_tcp_settings(TcpSettings::default().set_nodelay(true));
     let (db, password) = (info.redis_settings().db(), info.redis_settings().password().map(str::to_owned));
     let server = match info.addr() {
         ConnectionAddr::Unix(path) => format!("{scheme}://{}?db={db}", path.display()),
