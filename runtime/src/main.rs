@@ -1,2 +1,7 @@
-//! Hapax.
-fn main() {}
+//! The `hapax` binary.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    hapax::cli::main()
+}

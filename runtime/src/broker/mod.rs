@@ -5,8 +5,11 @@
 
 pub mod amqp;
 pub mod embedded;
+mod window;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -23,6 +26,60 @@ pub struct Features {
     pub queue_arguments: bool,
     /// Another process may publish while this one consumes.
     pub shared: bool,
+    /// [`Declare::Create`] creates the exchanges that its bindings name.
+    pub creates_bound_exchanges: bool,
+    /// Several subscriptions may share one queue.
+    pub competing_consumers: bool,
+    /// A message's `expiration` is honoured.
+    pub expires_messages: bool,
+    /// The server can close a connection or a channel by itself.
+    pub server_closes: bool,
+}
+
+/// How to reach a broker, beside its URL. The embedded broker has no use for most of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// What the broker's own tools show for our connections.
+    pub connection_name: String,
+    /// How often each side makes sure that the other is there; a `heartbeat` in the URL counts more.
+    pub heartbeat: Duration,
+    /// Limit of each attempt to connect, and of each request to the server.
+    pub connect_timeout: Duration,
+    /// How long a published window waits for its answers.
+    pub publish_timeout: Duration,
+    /// Certificates to trust beside the system's, in PEM, for `amqps://`.
+    pub ca_pem: Option<String>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            connection_name: "hapax".to_owned(),
+            heartbeat: Duration::from_secs(30),
+            connect_timeout: Duration::from_secs(10),
+            publish_timeout: Duration::from_secs(30),
+            ca_pem: None,
+        }
+    }
+}
+
+/// Opens the broker that a URL names: `amqp://` and `amqps://`, or `embedded:PATH`. An AMQP broker is connected to
+/// when it is first used; an embedded one is created where there is none.
+pub async fn open(url: &str, settings: &Settings) -> Result<Arc<dyn Broker>, BrokerError> {
+    match url.split_once(':') {
+        Some(("amqp" | "amqps", _)) => Ok(Arc::new(amqp::Amqp::new(url, settings.clone())?)),
+        Some(("embedded", path)) => {
+            let path = path.strip_prefix("//").unwrap_or(path);
+            {
+                let _ = path;
+                unreachable!()
+            }
+        }
+        _ => Err(BrokerError::Unavailable {
+            server: "broker".to_owned(),
+            reason: "the address must begin with amqp://, amqps:// or embedded:".to_owned(),
+        }),
+    }
 }
 
 /// How a queue is brought into being, or not.
@@ -40,7 +97,7 @@ pub enum Declare {
 /// A binding of the consumer's queue to an exchange.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Binding {
-    /// The exchange; it must exist.
+    /// The exchange; it must exist, unless [`Features::creates_bound_exchanges`].
     pub exchange: String,
     /// The routing key or pattern.
     pub routing_key: String,

@@ -10,15 +10,15 @@ use tokio::sync::watch;
 use crate::pipeline::{Fault, Verdicts};
 
 /// Closed while infrastructure is away. Lanes keep what they have, and wait.
-pub struct Gate(watch::Sender<Option<Closed>>);
+pub(super) struct Gate(watch::Sender<Option<Closed>>);
 
 /// Since when, and why.
 #[derive(Debug, Clone)]
-pub struct Closed {
+pub(super) struct Closed {
     /// What failed.
-    pub fault: Fault,
+    pub(super) fault: Fault,
     /// When it was noticed.
-    pub since: Instant,
+    pub(super) since: Instant,
 }
 
 impl Default for Gate {
@@ -29,7 +29,7 @@ impl Default for Gate {
 
 impl Gate {
     /// Closes it; the first fault counts.
-    pub fn close(&self, fault: Fault) {
+    pub(super) fn close(&self, fault: Fault) {
         self.0.send_if_modified(|closed| {
             let first = closed.is_none();
             closed.get_or_insert(Closed { fault, since: Instant::now() });
@@ -38,23 +38,23 @@ impl Gate {
     }
 
     /// Opens it again.
-    pub fn open(&self) {
+    pub(super) fn open(&self) {
         self.0.send_replace(None);
     }
 
     /// Why it is closed, if it is.
-    pub fn closed(&self) -> Option<Closed> {
+    pub(super) fn closed(&self) -> Option<Closed> {
         self.0.borrow().clone()
     }
 
     /// Waits until it is open.
-    pub async fn opened(&self) {
+    pub(super) async fn opened(&self) {
         // The sender lives as long as we do, so the only end is the condition.
         let _ = self.0.subscribe().wait_for(Option::is_none).await;
     }
 
     /// Waits until it is closed, and says why.
-    pub async fn shut(&self) -> Closed {
+    pub(super) async fn shut(&self) -> Closed {
         let mut watch = self.0.subscribe();
         loop {
             if let Some(closed) = watch.borrow_and_update().clone() {
@@ -77,17 +77,17 @@ pub struct MassFailure {
 }
 
 /// A consumer's judgement of its handler. While it probes, single messages are tried with back-off and nothing counts.
-pub struct Health {
+pub(super) struct Health {
     policy: Option<MassFailure>,
     recent: Mutex<VecDeque<bool>>,
     probing: AtomicBool,
     /// Held by the one lane that probes.
-    pub probe: tokio::sync::Mutex<()>,
+    pub(super) probe: tokio::sync::Mutex<()>,
 }
 
 /// A change of mind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mood {
+pub(super) enum Mood {
     /// Nearly everything fails: probing begins.
     Worse,
     /// A message was answered: probing ends.
@@ -98,7 +98,7 @@ pub enum Mood {
 
 impl Health {
     /// In good health. Without a policy it never probes.
-    pub fn new(policy: Option<MassFailure>) -> Self {
+    pub(super) fn new(policy: Option<MassFailure>) -> Self {
         Self {
             policy,
             recent: Mutex::default(),
@@ -108,12 +108,12 @@ impl Health {
     }
 
     /// True while single messages are tried.
-    pub fn probing(&self) -> bool {
+    pub(super) fn probing(&self) -> bool {
         self.probing.load(Ordering::Acquire)
     }
 
     /// Takes note of a batch's verdicts.
-    pub fn note(&self, verdicts: Verdicts) -> Mood {
+    pub(super) fn note(&self, verdicts: Verdicts) -> Mood {
         let Some(policy) = self.policy else { return Mood::Same };
         let mut recent = self.recent.lock().unwrap_or_else(|poison| poison.into_inner());
         if self.probing() {

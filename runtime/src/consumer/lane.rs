@@ -178,28 +178,21 @@ impl Lane {
     /// A turn of parked rows: takes what is due and runs it.
     async fn run_parked(&mut self) -> Result<(), DbError> {
         self.next_due = None;
+        let common = self.common.clone();
         let in_order = self.common.shared.retry.mode == RetryMode::Blocking;
         if in_order {
-            let _alone = self.quarantine(true).await;
+            let _alone = quarantine(&common, true).await;
             return self.take_and_run(Which::Oldest).await.map(drop);
         }
         let ran = {
-            let _among_others = self.quarantine(false).await;
+            let _among_others = quarantine(&common, false).await;
             self.take_and_run(Which::Innocent).await?
         };
         if !ran {
-            let _alone = self.quarantine(true).await;
+            let _alone = quarantine(&common, true).await;
             self.take_and_run(Which::Suspect).await?;
         }
         Ok(())
-    }
-
-    async fn quarantine(&self, alone: bool) -> Quarantine {
-        let suspects = self.common.suspects.clone();
-        match alone {
-            true => Quarantine::Alone { _guard: suspects.write_owned().await },
-            false => Quarantine::Shared { _guard: suspects.read_owned().await },
-        }
     }
 
     async fn take_and_run(&mut self, which: Which) -> Result<bool, DbError> {
@@ -247,7 +240,7 @@ impl Lane {
     async fn run_held(&mut self) -> Result<(), DbError> {
         let members = std::mem::take(&mut self.held);
         let suspect = members.iter().any(|member| member.alone);
-        let _guard = self.quarantine(suspect).await;
+        let _guard = quarantine(&self.common.clone(), suspect).await;
         self.process(members, self.common.health.probing()).await;
         if self.held.is_empty() {
             self.remember(None);
@@ -324,5 +317,13 @@ impl Lane {
                 Origin::Parked { .. } => self.held.insert(0, member),
             }
         }
+    }
+}
+
+async fn quarantine(common: &Common, alone: bool) -> Quarantine {
+    let suspects = common.suspects.clone();
+    match alone {
+        true => Quarantine::Alone { _guard: suspects.write_owned().await },
+        false => Quarantine::Shared { _guard: suspects.read_owned().await },
     }
 }

@@ -11,6 +11,7 @@ mod upkeep;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use futures::FutureExt as _;
 use tokio::sync::{RwLock, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -151,8 +152,13 @@ impl Consumer {
                 return;
             }
             let what = format!("queue {:?}", self.spec.queue);
-            let subscribe = || self.broker.subscribe(&self.spec);
-            let Some(subscription) = retry_forever(&what, &self.readiness, stop, subscribe).await else { return };
+            let (broker, spec) = (self.broker.clone(), self.spec.clone());
+            let subscribe = move || {
+                let (broker, spec) = (broker.clone(), spec.clone());
+                async move { broker.subscribe(&spec).await }
+            };
+            let subscribed = retry_forever(&what, &self.readiness, stop, subscribe).boxed();
+            let Some(subscription) = subscribed.await else { return };
             tracing::info!(consumer = self.name(), queue = %self.spec.queue, "consuming");
             self.readiness.up();
             match self.dispatch(subscription, stop).await {

@@ -32,7 +32,13 @@ impl Compiler {
     }
 
     /// Compiles the component in the file `input` to the file `output`. `path` is the module's own name, for errors.
-    pub(crate) async fn run(&self, path: &Path, input: &Path, output: &Path, limit: Duration) -> Result<(), LoadError> {
+    pub(crate) async fn run(
+        &self,
+        path: &Path,
+        input: &Path,
+        output: &Path,
+        limit: Duration,
+    ) -> Result<(), LoadError> {
         match self {
             Self::Child(program) => run_child(program, path, input, output, limit).await,
             Self::InProcess => {
@@ -62,7 +68,13 @@ fn invalid(path: &Path, reason: String) -> LoadError {
     }
 }
 
-async fn run_child(program: &Path, path: &Path, input: &Path, output: &Path, limit: Duration) -> Result<(), LoadError> {
+async fn run_child(
+    program: &Path,
+    path: &Path,
+    input: &Path,
+    output: &Path,
+    limit: Duration,
+) -> Result<(), LoadError> {
     let child = tokio::process::Command::new(program)
         .arg(CHILD_COMMAND)
         .arg(input)
@@ -134,9 +146,10 @@ pub(crate) fn identify(path: &Path, bytes: &[u8]) -> Result<(), LoadError> {
         [] => not_wasm("the file is empty"),
         [0, b'a', b's', b'm', 0x0d, 0, 1, 0, ..] => Ok(()),
         [0, b'a', b's', b'm', 1, 0, 0, 0, ..] => Err(LoadError::CoreModule { path: path.to_owned() }),
-        [0, b'a', b's', b'm', ..] if bytes.len() < 8 => {
-            Err(LoadError::Truncated { path: path.to_owned(), reason: format!("it has {} bytes", bytes.len()) })
-        }
+        [0, b'a', b's', b'm', ..] if bytes.len() < 8 => Err(LoadError::Truncated {
+            path: path.to_owned(),
+            reason: format!("it has {} bytes", bytes.len()),
+        }),
         [0, b'a', b's', b'm', ..] => not_wasm("it has a binary version that this host does not know"),
         [0x7f, b'E', b'L', b'F', ..] => not_wasm("it is machine code; give the .wasm file that it was compiled from"),
         _ if bytes.trim_ascii_start().starts_with(b"(") => {

@@ -14,24 +14,27 @@ use crate::ledger::database::Connection;
 pub struct LaneGuest {
     slot: Arc<ModuleSlot>,
     consumer: Arc<ConsumerContext>,
+    pinned: Arc<Module>,
     instance: Option<Instance>,
 }
 
 impl LaneGuest {
     /// A guest without an instance yet.
     pub fn new(slot: Arc<ModuleSlot>, consumer: Arc<ConsumerContext>) -> Self {
-        Self { slot, consumer, instance: None }
+        Self { pinned: slot.current(), slot, consumer, instance: None }
     }
 
-    /// The module that the next call runs on.
-    pub fn module(&self) -> Arc<Module> {
-        self.slot.current()
+    /// Takes the newest module for the calls that follow, until it is asked again: a batch runs on one module, the one
+    /// that its inbox rows name.
+    pub fn pin(&mut self) -> Arc<Module> {
+        self.pinned = self.slot.current();
+        Arc::clone(&self.pinned)
     }
 
-    /// Makes one attempt on the current module. [`Finished::instance`] is none: the lane's guest keeps it.
+    /// Makes one attempt on the pinned module. [`Finished::instance`] is none: the lane's guest keeps it.
     pub async fn call(&mut self, call: Call, connection: Box<dyn Connection>) -> Finished {
         let started = Instant::now();
-        let module = self.slot.current();
+        let module = Arc::clone(&self.pinned);
         let kept = self.instance.take().filter(|instance| Arc::ptr_eq(instance.module(), &module));
         let instance = match kept {
             Some(instance) => instance,

@@ -26,8 +26,6 @@ pub mod swap;
 mod testing;
 mod verdict;
 
-pub mod sql_guard;
-
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -77,6 +77,13 @@ impl Module {
         Ok(module)
     }
 
+    /// The first 8 bytes of the digest: what an inbox row keeps.
+    pub fn inbox_digest(&self) -> [u8; 8] {
+        let mut short = [0; 8];
+        short.copy_from_slice(&self.digest[..8]);
+        short
+    }
+
     /// The first 8 bytes of the digest in hex: how people see it.
     pub fn short_digest(&self) -> String {
         hex(&self.digest[..8])
@@ -254,7 +261,9 @@ async fn start_once(module: &Arc<Module>) -> Result<(), LoadError> {
     match tokio::time::timeout(START_LIMIT, Instance::new(module, &consumer)).await {
         Ok(Ok(_instance)) => Ok(()),
         Ok(Err(InstanceError::Engine(busy))) => Err(busy.into()),
-        Ok(Err(InstanceError::Contract(reason))) => Err(LoadError::Link { path: module.path.clone(), reason }),
+        Ok(Err(InstanceError::Contract(reason))) => {
+            Err(LoadError::Link { path: module.path.clone(), reason })
+        }
         Ok(Err(InstanceError::Start(failure))) => Err(error(match failure.detail {
             Some(detail) => format!("{}\n{detail}", failure.message),
             None => failure.message,

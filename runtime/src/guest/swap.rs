@@ -98,7 +98,11 @@ impl ModuleSlot {
     }
 
     /// Reloads, again while the file keeps changing.
-    async fn exchange(&self, on_swap: &(impl Fn(Result<&Module, &LoadError>) + Send + Sync), seen: &mut Option<Stamp>) {
+    async fn exchange(
+        &self,
+        on_swap: &(impl Fn(Result<&Module, &LoadError>) + Send + Sync),
+        seen: &mut Option<Stamp>,
+    ) {
         let old = self.current().short_digest();
         for retry in 0..=MAX_RETRIES {
             let error = match self.reload().await {

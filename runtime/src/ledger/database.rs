@@ -66,6 +66,29 @@ pub trait Database: Send + Sync {
     async fn migrate(&self, dry_run: bool) -> Result<Vec<Migration>, DbError>;
 }
 
+/// Opens a database by the scheme of its URL. Nothing is sent to it yet.
+///
+/// - `postgres://user:password@host:port/database`, `postgresql://…`; `?host=/directory` for a Unix socket,
+///   `?sslmode=verify-full&sslrootcert=FILE` for TLS, `?options[search_path]=schema` for another schema.
+/// - `mysql://…`, `mariadb://…`; `?socket=/path` for a Unix socket, `?ssl-mode=VERIFY_IDENTITY&ssl-ca=FILE` for TLS.
+/// - `sqlite://PATH` (relative, or absolute with a third slash; `?mode=ro` opens it read-only), and `sqlite::memory:`
+///   for a private database that lives as long as what is returned here.
+///
+/// # Errors
+/// [`DbErrorKind::Infrastructure`] where the scheme is unknown or the URL cannot be read. The URL is not in the message.
+pub fn open(url: &str, settings: SessionSettings) -> Result<Arc<dyn Database>, DbError> {
+    let scheme = url.split(':').next().unwrap_or_default();
+    match scheme {
+        "postgres" | "postgresql" => Ok(Arc::new(super::postgres::Postgres::new(url, settings)?)),
+        "mysql" | "mariadb" => Ok(Arc::new(super::mysql::MySql::new(url, settings)?)),
+        "sqlite" => Ok(Arc::new(super::sqlite::Sqlite::new(url, settings)?)),
+        _ => Err(DbError::infrastructure(
+            "the database URL must begin with postgres://, postgresql://, mysql://, mariadb://, sqlite://PATH or \
+             sqlite::memory:",
+        )),
+    }
+}
+
 /// One schema migration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Migration {

@@ -6,7 +6,7 @@ use super::database::{Connection, DbError};
 use super::inbox::{InboxMove, InboxRow, Status};
 use super::parked::{ParkedId, ParkedRow, State, millis, read_row};
 use super::statements::Args;
-use super::{Ledger, execute, query};
+use super::{Ledger, own_transaction, execute, query};
 use crate::message::MessageId;
 
 /// Which parked rows to list.
@@ -66,7 +66,7 @@ impl Ledger {
             .one("until", filter.until.unwrap_or(i64::MAX))
             .one("limit", i64::try_from(limit).unwrap_or(i64::MAX));
         let found =
-            self.transaction(async |connection| query(connection, &self.statements.dead_list, args).await).await?;
+            own_transaction!(self, |connection| query(connection, &self.statements.dead_list, args).await)?;
         found.rows.into_iter().map(read_row).collect()
     }
 
@@ -88,24 +88,23 @@ impl Ledger {
 
     /// One parked row with its body.
     pub async fn parked_row(&self, id: ParkedId) -> Result<Option<ParkedRow>, DbError> {
-        self.transaction(async |connection| self.parked_in(connection, id).await).await
+        own_transaction!(self, |connection| self.parked_in(connection, id).await)
     }
 
     /// The rows whose keys begin with these hex digits, at most two: people shorten ids.
     pub async fn parked_by_prefix(&self, first: ParkedId, last: ParkedId) -> Result<Vec<ParkedRow>, DbError> {
-        self.transaction(async |connection| self.parked_between(connection, first, last).await).await
+        own_transaction!(self, |connection| self.parked_between(connection, first, last).await)
     }
 
     /// What the inbox and the parked rows say of a message.
     pub async fn known(&self, consumer: &str, id: &MessageId) -> Result<Known, DbError> {
-        self.transaction(async |connection| {
+        own_transaction!(self, |connection| {
             let inbox = self.existing(connection, consumer, &[id]).await?.into_values().next();
             let args = Args::new().one("consumer", consumer).one("message_id", id.as_bytes());
             let found = query(connection, &self.statements.parked_of_message, args).await?;
             let parked = found.rows.into_iter().map(read_row).collect::<Result<Vec<_>, _>>()?;
             Ok(Known { inbox, parked })
         })
-        .await
     }
 
     /// One parked row with its body, in the caller's transaction.
@@ -121,7 +120,7 @@ impl Ledger {
         forced: bool,
         target: Option<(MessageId, u16)>,
     ) -> Result<Redriven, DbError> {
-        self.transaction(async |connection| self.redrive_in(connection, row, delay, forced, target).await).await
+        own_transaction!(self, |connection| self.redrive_in(connection, row, delay, forced, target).await)
     }
 
     /// dead → retry in the caller's transaction; safe to run twice. A dead letter that the inbox does not point to (no
@@ -171,7 +170,7 @@ impl Ledger {
     pub async fn discard(&self, row: &ParkedRow) -> Result<bool, DbError> {
         let args = guard(row.id, row.generation);
         let done =
-            self.transaction(async |connection| execute(connection, &self.statements.discard, args).await).await?;
+            own_transaction!(self, |connection| execute(connection, &self.statements.discard, args).await)?;
         Ok(done.rows_affected == 1)
     }
 }

@@ -4,13 +4,16 @@
 //! passes it to the functions that take one (they run in the lane's transaction); the others run in a transaction of
 //! their own, on a connection that the ledger keeps for that.
 
+mod calendar;
 pub mod database;
 pub mod dead;
+mod gate;
 pub mod inbox;
 pub mod mysql;
 pub mod outbox;
 pub mod parked;
 pub mod postgres;
+mod scan;
 pub mod sqlite;
 pub mod statements;
 pub mod upkeep;
@@ -18,7 +21,7 @@ pub mod value;
 
 use std::sync::Arc;
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard};
 
 use database::{Connection, Database, DbError, Dialect, Features};
 use statements::{Args, Statement, Statements};
@@ -69,36 +72,60 @@ impl Ledger {
         connection.ping().await
     }
 
-    /// Runs `work` in a transaction of its own. A failure before COMMIT leaves nothing behind.
-    async fn transaction<T>(
-        &self,
-        work: impl AsyncFnOnce(&mut dyn Connection) -> Result<T, DbError>,
-    ) -> Result<T, DbError> {
+    /// Begins a transaction of the ledger's own. One that is dropped takes its connection with it.
+    async fn begin_own(&self) -> Result<OwnTransaction<'_>, DbError> {
         let mut slot = self.own.lock().await;
-        // Taken out: if this future is dropped in the middle, the connection goes with it.
         let mut connection = match slot.take() {
             Some(connection) => connection,
             None => self.database.connect().await?,
         };
-        let done = async {
+        if connection.begin().await.is_err() {
+            // It sat idle, and the server or the network may have ended it.
+            connection = self.database.connect().await?;
             connection.begin().await?;
-            let value = work(connection.as_mut()).await?;
-            connection.commit().await?;
-            Ok::<T, DbError>(value)
         }
-        .await;
-        match &done {
-            Ok(_) => *slot = Some(connection),
-            Err(error) if error.connection_lost => {}
-            Err(_) => {
-                if connection.rollback().await.is_ok() {
-                    *slot = Some(connection);
-                }
-            }
-        }
-        done
+        Ok(OwnTransaction { slot, connection })
     }
 }
+
+/// A transaction of the ledger's own.
+struct OwnTransaction<'l> {
+    slot: MutexGuard<'l, Option<Box<dyn Connection>>>,
+    connection: Box<dyn Connection>,
+}
+
+impl OwnTransaction<'_> {
+    /// Commits what went well, rolls back what did not, and keeps the connection if it is still good.
+    async fn end<T>(mut self, done: Result<T, DbError>) -> Result<T, DbError> {
+        let ended = match &done {
+            Ok(_) => self.connection.commit().await,
+            Err(error) if error.connection_lost => return done,
+            Err(_) => self.connection.rollback().await,
+        };
+        match (ended, done) {
+            (Ok(()), done) => {
+                *self.slot = Some(self.connection);
+                done
+            }
+            (Err(error), Ok(_)) | (Err(_), Err(error)) => Err(error),
+        }
+    }
+}
+
+/// Runs a body in a transaction of the ledger's own; `?` in it rolls back. (A function that takes an async closure would
+/// read better, but the compiler cannot see yet that a task made of one may move between threads.)
+macro_rules! own_transaction {
+    ($ledger:expr, |$connection:ident| $body:expr) => {{
+        let mut own = $ledger.begin_own().await?;
+        let done: Result<_, DbError> = async {
+            let $connection: &mut dyn Connection = own.connection.as_mut();
+            $body
+        }
+        .await;
+        own.end(done).await
+    }};
+}
+use own_transaction;
 
 async fn schema(dialect: Dialect, connection: &mut dyn Connection) -> Result<String, DbError> {
     let (sql, quote) = match dialect {

@@ -8,7 +8,7 @@ use super::database::{Connection, DbError};
 use super::parked::{ParkedId, derived_uuid, millis, parse_properties, properties_json};
 use super::statements::Args;
 use super::value::Value;
-use super::{Ledger, Reader, execute, query};
+use super::{Ledger, own_transaction, Reader, execute, query};
 use crate::broker::Outgoing;
 use crate::message::MessageId;
 
@@ -96,7 +96,7 @@ impl Ledger {
     /// Rows that are due, put off by `grace` so that no other host publishes them meanwhile. Bodies of copies are
     /// filled in; a copy whose dead letter is gone has nothing to carry and is dropped.
     pub async fn outbox_due(&self, limit: usize, grace: Duration) -> Result<Vec<OutboxEntry>, DbError> {
-        self.transaction(async |connection| {
+        own_transaction!(self, |connection| {
             let limit = i64::try_from(limit).unwrap_or(i64::MAX);
             let found = query(connection, &self.statements.outbox_due, Args::new().one("limit", limit)).await?;
             let entries = found.rows.into_iter().map(read_entry).collect::<Result<Vec<_>, _>>()?;
@@ -123,7 +123,6 @@ impl Ledger {
             }
             Ok(whole)
         })
-        .await
     }
 
     async fn body_of(&self, connection: &mut dyn Connection, parked: ParkedId) -> Result<Option<Bytes>, DbError> {
@@ -137,17 +136,15 @@ impl Ledger {
             return Ok(());
         }
         let args = row_ids(ids);
-        self.transaction(async |connection| execute(connection, &self.statements.outbox_done, args).await.map(drop))
-            .await
+        own_transaction!(self, |connection| execute(connection, &self.statements.outbox_done, args).await.map(drop))
     }
 
     /// Records that the broker will not take a row as it is. The others flow.
     pub async fn outbox_undeliverable(&self, id: OutboxId, error: &str) -> Result<(), DbError> {
         let args = Args::new().one("id", id.0.as_slice()).one("error", error.replace('\0', "\u{fffd}"));
-        self.transaction(async |connection| {
+        own_transaction!(self, |connection| {
             execute(connection, &self.statements.outbox_undeliverable, args).await.map(drop)
         })
-        .await
     }
 
     /// Records a publication that came to nothing, to be tried again after `delay`.
@@ -156,15 +153,13 @@ impl Ledger {
             .one("id", id.0.as_slice())
             .one("error", error.replace('\0', "\u{fffd}"))
             .one("delay", millis(delay));
-        self.transaction(async |connection| execute(connection, &self.statements.outbox_retry, args).await.map(drop))
-            .await
+        own_transaction!(self, |connection| execute(connection, &self.statements.outbox_retry, args).await.map(drop))
     }
 
     /// How many rows wait to be published, and the age of the oldest.
     pub async fn outbox_stats(&self) -> Result<(u64, Duration), DbError> {
         let args = Args::new().one("state", PENDING);
-        let found =
-            self.transaction(async |connection| query(connection, &self.statements.outbox_stats, args).await).await?;
+        let found = own_transaction!(self, |connection| query(connection, &self.statements.outbox_stats, args).await)?;
         let Some(row) = found.rows.into_iter().next() else { return Ok((0, Duration::ZERO)) };
         let mut row = Reader::new(row);
         let waiting = row.number()?;
@@ -174,18 +169,14 @@ impl Ledger {
     /// Makes a consumer's undeliverable rows pending again; returns how many.
     pub async fn outbox_requeue(&self, consumer: &str) -> Result<u64, DbError> {
         let args = Args::new().one("consumer", consumer);
-        let done = self
-            .transaction(async |connection| execute(connection, &self.statements.outbox_requeue, args).await)
-            .await?;
+        let done = own_transaction!(self, |connection| execute(connection, &self.statements.outbox_requeue, args).await)?;
         Ok(done.rows_affected)
     }
 
     /// The outbox rows that a message caused, without bodies.
     pub async fn outbox_of_message(&self, consumer: &str, id: &MessageId) -> Result<Vec<OutboxEntry>, DbError> {
         let args = Args::new().one("consumer", consumer).one("message_id", id.as_bytes());
-        let found = self
-            .transaction(async |connection| query(connection, &self.statements.outbox_of_message, args).await)
-            .await?;
+        let found = own_transaction!(self, |connection| query(connection, &self.statements.outbox_of_message, args).await)?;
         found.rows.into_iter().map(read_entry).collect()
     }
 }

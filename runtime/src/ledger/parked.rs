@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::database::{Connection, DbError};
 use super::statements::Args;
 use super::value::{ResultSet, Value};
-use super::{Ledger, Reader, execute, moved_elsewhere, query};
+use super::{Ledger, own_transaction, Reader, execute, moved_elsewhere, query};
 use crate::guest::{Advice, Failure};
 use crate::message::{BodyDigest, Message, MessageId, Properties};
 use crate::outcome::Reason;
@@ -603,8 +603,9 @@ impl Ledger {
         token: RunToken,
         ids: &[ParkedId],
     ) -> Result<Vec<ParkedId>, DbError> {
-        let args =
-            Args::new().one("run_token", token.0.as_slice()).blobs("row_id", ids.iter().map(|id| Some(id.0.to_vec())));
+        let args = Args::new()
+            .one("run_token", token.0.as_slice())
+            .blobs("row_id", ids.iter().map(|id| Some(id.0.to_vec())));
         let found = query(connection, &self.statements.lock_running, args).await?;
         found.rows.into_iter().map(|row| Reader::new(row).array().map(ParkedId)).collect()
     }
@@ -655,7 +656,11 @@ impl Ledger {
         self.delete_chunks(connection, &large).await
     }
 
-    pub(super) async fn delete_chunks(&self, connection: &mut dyn Connection, ids: &[ParkedId]) -> Result<(), DbError> {
+    pub(super) async fn delete_chunks(
+        &self,
+        connection: &mut dyn Connection,
+        ids: &[ParkedId],
+    ) -> Result<(), DbError> {
         if ids.is_empty() {
             return Ok(());
         }
@@ -676,14 +681,13 @@ impl Ledger {
             .one("incarnation", incarnation.0.as_slice())
             .one("run_token", token.0.as_slice())
             .one("delay", millis(delay));
-        self.transaction(async |connection| execute(connection, &self.statements.give_back, args).await.map(drop)).await
+        own_transaction!(self, |connection| execute(connection, &self.statements.give_back, args).await.map(drop))
     }
 
     /// Which slots have something due within `horizon`, and in how long.
     pub async fn due_slots(&self, consumer: &str, horizon: Duration) -> Result<Vec<(u16, Duration)>, DbError> {
         let args = Args::new().one("consumer", consumer).one("horizon", millis(horizon));
-        let found =
-            self.transaction(async |connection| query(connection, &self.statements.due_slots, args).await).await?;
+        let found = own_transaction!(self, |connection| query(connection, &self.statements.due_slots, args).await)?;
         found
             .rows
             .into_iter()
@@ -717,8 +721,7 @@ impl Ledger {
     /// How many rows stand in each state.
     pub async fn parked_counts(&self, consumer: &str) -> Result<Vec<(State, u64)>, DbError> {
         let args = Args::new().one("consumer", consumer);
-        let found =
-            self.transaction(async |connection| query(connection, &self.statements.parked_counts, args).await).await?;
+        let found = own_transaction!(self, |connection| query(connection, &self.statements.parked_counts, args).await)?;
         found
             .rows
             .into_iter()
@@ -768,9 +771,8 @@ pub(super) fn properties_json(properties: &Properties) -> String {
 }
 
 pub(super) fn parse_properties(json: &str) -> Result<Properties, DbError> {
-    serde_json::from_str(json).map_err(|error| {
-        DbError::infrastructure(format!("a hapax_* table holds properties that do not parse: {error}"))
-    })
+    serde_json::from_str(json)
+        .map_err(|error| DbError::infrastructure(format!("a hapax_* table holds properties that do not parse: {error}")))
 }
 
 fn read_rows(found: ResultSet) -> Result<Vec<ParkedRow>, DbError> {

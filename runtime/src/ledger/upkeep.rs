@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use super::database::DbError;
+use super::database::{Connection, DbError};
 use super::inbox::{Claim, Claimed, InboxMove, Status};
 use super::outbox::OutboxRow;
 use super::parked::{Incarnation, ParkedId, ParkedMove, ParkedRow, Phase, RunToken, millis, read_row};
 use super::statements::Args;
-use super::{Ledger, Reader, execute, query};
+use super::{Ledger, own_transaction, Reader, execute, query};
 use crate::message::MessageId;
 
 /// What a rescue did with a row.
@@ -45,7 +45,7 @@ impl Ledger {
         policy: RescuePolicy,
         copy: impl Fn(&ParkedRow) -> Option<OutboxRow>,
     ) -> Result<Vec<Rescued>, DbError> {
-        self.transaction(async |connection| {
+        own_transaction!(self, |connection| {
             let args =
                 Args::new().one("consumer", consumer).one("age", millis(policy.after)).one("limit", RESCUE_LIMIT);
             let found = query(connection, &self.statements.orphans, args).await?;
@@ -66,14 +66,13 @@ impl Ledger {
             }
             Ok(rescued)
         })
-        .await
     }
 
     /// running → dead, reason crashed, without guest code. A stored delivery has no inbox row yet: if its id turns out
     /// to be somebody else's, it cannot die under it, and goes on (to be recognised as a duplicate) instead.
     async fn bury(
         &self,
-        connection: &mut dyn super::database::Connection,
+        connection: &mut dyn Connection,
         row: &ParkedRow,
         token: RunToken,
     ) -> Result<bool, DbError> {
@@ -90,8 +89,12 @@ impl Ledger {
                 return Ok(false);
             }
         } else {
-            let moved =
-                InboxMove { id, from: (Status::Parked, Some(row.id)), to: (Status::Dead, Some(row.id)), module: None };
+            let moved = InboxMove {
+                id,
+                from: (Status::Parked, Some(row.id)),
+                to: (Status::Dead, Some(row.id)),
+                module: None,
+            };
             self.move_inbox(connection, &row.consumer, &[moved]).await?;
         }
         self.move_parked(connection, &[ParkedMove::crashed(row, token)]).await?;
@@ -106,7 +109,7 @@ impl Ledger {
         age: Duration,
         after: Option<Vec<u8>>,
     ) -> Result<(Option<Vec<u8>>, u64), DbError> {
-        self.transaction(async |connection| {
+        own_transaction!(self, |connection| {
             let args = Args::new()
                 .one("consumer", consumer)
                 .one("age", millis(age))
@@ -131,14 +134,15 @@ impl Ledger {
             }
             Ok((last.filter(|_| full), gone))
         })
-        .await
     }
 
     /// Forgets discarded dead letters older than `age`: their parked rows, bodies and inbox rows. Returns how many.
     pub async fn forget_discarded(&self, consumer: &str, age: Duration) -> Result<usize, DbError> {
-        self.transaction(async |connection| {
-            let args =
-                Args::new().one("consumer", consumer).one("age", millis(age)).one("limit", RETENTION_PAGE as i64);
+        own_transaction!(self, |connection| {
+            let args = Args::new()
+                .one("consumer", consumer)
+                .one("age", millis(age))
+                .one("limit", RETENTION_PAGE as i64);
             let found = query(connection, &self.statements.retention_discarded, args).await?;
             let mut ids = Vec::new();
             let mut owned = Vec::new();
@@ -165,17 +169,18 @@ impl Ledger {
             }
             Ok(ids.len())
         })
-        .await
     }
 
     /// Takes or renews a lease; true while it is ours.
     pub async fn lease(&self, name: &str, holder: Incarnation, lease: Duration) -> Result<bool, DbError> {
-        self.transaction(async |connection| {
+        own_transaction!(self, |connection| {
             execute(connection, &self.statements.lease_seed, Args::new().one("name", name)).await?;
-            let args = Args::new().one("name", name).one("holder", holder.0.as_slice()).one("lease", millis(lease));
+            let args = Args::new()
+                .one("name", name)
+                .one("holder", holder.0.as_slice())
+                .one("lease", millis(lease));
             Ok(execute(connection, &self.statements.lease_take, args).await?.rows_affected == 1)
         })
-        .await
     }
 
     /// Records ids as completed without a body, so that messages another system has handled are duplicates here.
@@ -185,7 +190,8 @@ impl Ledger {
             .iter()
             .map(|id| Claim { id: id.clone(), status: Status::Completed, parked_id: None, digest: None, module: None })
             .collect();
-        let claimed = self.transaction(async |connection| self.claim(connection, consumer, &claims).await).await?;
+        let claimed =
+            own_transaction!(self, |connection| self.claim(connection, consumer, &claims).await)?;
         Ok(claimed.iter().filter(|claimed| **claimed == Claimed::New).count())
     }
 }

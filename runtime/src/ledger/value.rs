@@ -38,6 +38,46 @@ pub enum Value {
     },
 }
 
+impl Value {
+    /// About how many bytes it holds in memory.
+    pub fn size(&self) -> u64 {
+        let held = match self {
+            Self::Null | Self::Boolean(_) | Self::Int(_) | Self::Float(_) => 0,
+            Self::Blob(bytes) => bytes.len(),
+            Self::Text(text)
+            | Self::Decimal(text)
+            | Self::Uuid(text)
+            | Self::Date(text)
+            | Self::Time(text)
+            | Self::Timestamp(text)
+            | Self::Timestamptz(text)
+            | Self::Json(text) => text.len(),
+            Self::Other { type_name, text } => type_name.len() + text.len(),
+        };
+        (held + size_of::<Self>()) as u64
+    }
+
+    /// What it is, for messages.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::Null => "null",
+            Self::Boolean(_) => "a boolean",
+            Self::Int(_) => "an integer",
+            Self::Float(_) => "a floating point number",
+            Self::Text(_) => "a text",
+            Self::Blob(_) => "a blob",
+            Self::Decimal(_) => "a decimal",
+            Self::Uuid(_) => "a uuid",
+            Self::Date(_) => "a date",
+            Self::Time(_) => "a time",
+            Self::Timestamp(_) => "a timestamp",
+            Self::Timestamptz(_) => "a timestamp with time zone",
+            Self::Json(_) => "a JSON value",
+            Self::Other { .. } => "a value of another type",
+        }
+    }
+}
+
 /// A parameter of a statement.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Param {

@@ -122,8 +122,8 @@ pub struct Member {
 pub struct Rules {
     /// Message id, tried in order.
     pub id: Vec<IdRule>,
-    /// Partition.
-    pub partition: PartitionRule,
+    /// Partition, where the config names one.
+    pub partition: Option<PartitionRule>,
 }
 
 impl Member {
@@ -133,7 +133,10 @@ impl Member {
         let digest = BodyDigest::of(&message.body);
         let (id, refused) = match identity::extract(&rules.id, &message) {
             Ok(id) => (Some(id), None),
-            Err(none) => (None, Some(Outcome::Unidentified(none.reason(), none.to_string()))),
+            Err(none) => {
+                let reason = if none.reason() == Reason::NoId.as_str() { Reason::NoId } else { Reason::BadId };
+                (None, Some(Outcome::Unidentified(reason, none.to_string())))
+            }
         };
         let (slot, key) = partition(rules, &message, id.as_ref());
         let plan = match (refused, returning_copy(&message)) {
@@ -206,11 +209,16 @@ impl Member {
     }
 }
 
-/// Slot and order; a message without an id has no rule to go by but needs none either.
+/// Slot and order. Without a partition rule messages spread over lanes by their ids and stay in the order in which they
+/// came; one without an id has nothing to go by and needs nothing.
 fn partition(rules: &Rules, message: &Message, id: Option<&MessageId>) -> (u16, u64) {
-    match id {
-        Some(id) => (identity::slot(&rules.partition, message, id), identity::partition_key(&rules.partition, message, id)),
-        None => (0, 0),
+    match (id, &rules.partition) {
+        (None, _) => (0, 0),
+        (Some(id), None) => (identity::slot(&PartitionRule::MessageId, message, id), 0),
+        (Some(id), Some(rule)) => {
+            let key = identity::partition_key(rule, message, id);
+            (key.slot(), key.0)
+        }
     }
 }
 

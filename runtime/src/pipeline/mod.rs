@@ -13,7 +13,6 @@ mod gather;
 pub mod member;
 pub mod records;
 mod recover;
-mod runner;
 pub mod shared;
 
 use std::collections::{HashMap, VecDeque};
@@ -21,7 +20,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::broker::Outgoing;
-use crate::guest::{Finished, Verdict};
+use crate::guest::lane::LaneGuest;
+use crate::guest::{Advice, Failure, Finished, Verdict};
 use crate::ledger::database::{Connection, DbError};
 use crate::ledger::dead::Redriven;
 use crate::ledger::parked::ParkedId;
@@ -32,7 +32,6 @@ use claims::Claims;
 use member::{Link, Member, Origin, Plan};
 use records::Records;
 use recover::{Batch, Trouble, Undo};
-use runner::Runner;
 use shared::Shared;
 
 /// What the consumer has to do once SQL has committed.
@@ -95,7 +94,7 @@ struct Done {
 /// One lane's pipeline: its database connection and its guest instance.
 pub struct Pipeline {
     shared: Arc<Shared>,
-    runner: Runner,
+    guest: LaneGuest,
     connection: Option<Box<dyn Connection>>,
     /// Share of recent attempts that failed, 0 to 1: above [`SAVEPOINTS_ABOVE`] batches start with savepoints.
     failing: f64,
@@ -108,7 +107,8 @@ const SAVEPOINTS_ABOVE: f64 = 0.005;
 impl Pipeline {
     /// A pipeline that connects when it is first used.
     pub fn new(shared: Arc<Shared>) -> Self {
-        Self { runner: Runner::new(shared.clone()), shared, connection: None, failing: 0.0 }
+        let guest = LaneGuest::new(shared.modules.clone(), shared.context.clone());
+        Self { shared, guest, connection: None, failing: 0.0 }
     }
 
     /// Runs members until each is settled, given back, or the infrastructure fails. They may be split into several
@@ -148,7 +148,7 @@ impl Pipeline {
     /// The path: one transaction, from BEGIN to COMMIT.
     async fn transact(&mut self, batch: &Batch, probing: bool) -> Result<Done, Trouble> {
         let shared = self.shared.clone();
-        let module = self.runner.module();
+        let module = self.guest.pin();
         let scene = shared.scene(&module);
         let members = &batch.members;
 
@@ -173,7 +173,7 @@ impl Pipeline {
                     outcome
                 }
             };
-            let disposition = decide(&outcome, &shared.situation(member, &module, probing), &shared.retry);
+            let disposition = decide(&outcome, &shared.situation(member, module.has_compensation, probing), &shared.retry);
             run.note(&disposition, &shared);
             claims.follow(member, &disposition);
             records.note(member, &outcome, &disposition, claims.is_leader(member), &scene);
@@ -206,6 +206,10 @@ impl Pipeline {
         self.connection()
     }
 
+    fn can_compensate(&self) -> bool {
+        self.shared.modules.current().has_compensation
+    }
+
     /// Drops the lane's connection: it is not to be trusted after an error between batches.
     pub fn drop_connection(&mut self) {
         self.connection = None;
@@ -230,8 +234,9 @@ impl Pipeline {
             self.connection()?.savepoint().await?;
         }
         let Some(connection) = self.connection.take() else { return Err(self.lost_connection()) };
-        let Finished { verdict, outbox, connection, touched_sql, .. } = self.runner.run(call, connection).await;
+        let Finished { verdict, outbox, connection, touched_sql, elapsed, .. } = self.guest.call(call, connection).await;
         self.connection = connection;
+        self.shared.metrics.handler_took(elapsed);
         let outcome = match verdict {
             Verdict::Ok if member.plan == Plan::Compensate => Outcome::Compensated,
             Verdict::Ok => Outcome::Completed,
@@ -247,7 +252,7 @@ impl Pipeline {
                 return Err(Trouble::Undo { index, outcome, first });
             }
             self.connection()?.rollback_to_savepoint().await?;
-            self.runner.discard();
+            self.guest.discard();
         }
         Ok((outcome, outbox))
     }
@@ -262,11 +267,11 @@ impl Pipeline {
         let started = Instant::now();
         match self.connection()?.commit().await {
             Ok(()) => {
-                self.shared.metrics.committed(started.elapsed());
+                self.shared.metrics.committed(run.executed, started.elapsed());
                 Ok(())
             }
             Err(error) if error.is_handlers_fault() && run.executed == 1 => {
-                let outcome = Outcome::Failed(runner::failure_of(&error));
+                let outcome = Outcome::Failed(failure_of(&error));
                 Err(Trouble::Undo { index: run.last, outcome, first: true })
             }
             Err(error) if error.is_handlers_fault() => Err(Trouble::HostContended),
@@ -279,7 +284,6 @@ impl Pipeline {
     fn absorb(&mut self, batch: Batch, done: Done, report: &mut Report) -> bool {
         let mut settled: HashMap<usize, Settled> = done.settled.into_iter().collect();
         report.soonest = [report.soonest, done.records.soonest].into_iter().flatten().min();
-        self.shared.metrics.batch(batch.members.len());
         for (index, member) in batch.members.into_iter().enumerate() {
             let Some(Settled { outcome, disposition }) = settled.remove(&index) else { continue };
             self.shared.tell(&member, &outcome, &disposition);
@@ -367,7 +371,7 @@ async fn reopen(
     row.generation = generation;
     let target = member.carried.id.clone().map(|id| (id, member.carried.slot));
     match ledger.redrive_in(connection, &row, Duration::ZERO, false, target).await? {
-        Redriven::Yes => shared.metrics.redriven(),
+        Redriven::Yes => shared.metrics.redriven(1),
         Redriven::AlreadyCompensated => tracing::warn!(
             consumer = %shared.name, dead = %dead,
             "a copy of this dead letter came back, but its compensation has taken effect: \
@@ -380,4 +384,10 @@ async fn reopen(
         Redriven::Already | Redriven::Gone => {}
     }
     Ok(Outcome::Duplicate)
+}
+
+/// A statement's failure in the form in which a handler's is kept.
+fn failure_of(error: &DbError) -> Failure {
+    let code = error.code.as_deref().map_or_else(|| "sql".to_owned(), |code| format!("sql-{code}"));
+    Failure { advice: Advice::ByPolicy, code: Some(code), message: error.message.clone(), detail: None }
 }

@@ -3,9 +3,11 @@
 use std::collections::VecDeque;
 
 use super::member::{Member, Plan};
+use super::shared::Shared;
 use super::{Pipeline, gather};
 use crate::ledger::database::{DbError, DbErrorKind};
 use crate::outcome::{Disposition, Outcome, decide};
+use crate::telemetry::metrics;
 
 /// Host-level contention (deadlock, lock time-out in the claim) that a member meets alone before it is deferred.
 const MAX_HOST_CONTENTIONS: u32 = 2;
@@ -68,7 +70,7 @@ impl Pipeline {
         work: &mut VecDeque<Batch>,
     ) -> Option<DbError> {
         // Instances that ran in a rolled-back transaction remember things that never happened.
-        self.runner.discard();
+        self.guest.discard();
         self.roll_back().await;
         match trouble {
             // Nothing ran before it in that transaction, so its verdict stands; else it must be run again.
@@ -88,7 +90,7 @@ impl Pipeline {
                 let member = &mut batch.members[index];
                 member.contentions += 1;
                 let outcome = Outcome::Contended(message);
-                let situation = self.shared.situation(member, &self.runner.module(), false);
+                let situation = self.shared.situation(member, self.can_compensate(), false);
                 if decide(&outcome, &situation, &self.shared.retry) != Disposition::Again {
                     member.judged = Some(outcome);
                 }
@@ -96,8 +98,9 @@ impl Pipeline {
             }
             Trouble::HostContended => push_halves(work, batch),
             Trouble::Infrastructure { index, error } => {
-                self.shared.metrics.database_error();
-                self.blame(&mut batch, index, &error).await;
+                metrics::database_failed();
+                let shared = self.shared.clone();
+                blame(&shared, self.can_compensate(), &mut batch, index, &error).await;
                 work.push_front(batch);
                 return Some(error);
             }
@@ -112,27 +115,33 @@ impl Pipeline {
             self.connection = None;
         }
     }
+}
 
-    /// The infrastructure failed under a batch while the server answers: something in the batch may be the cause. Its
-    /// members go on alone, and one under which it keeps happening, alone, is to blame.
-    async fn blame(&self, batch: &mut Batch, index: Option<usize>, error: &DbError) {
-        if self.shared.ledger.probe().await.is_err() {
-            return;
+/// The infrastructure failed under a batch while the server answers: something in the batch may be the cause. Its
+/// members go on alone, and one under which it keeps happening, alone, is to blame.
+async fn blame(
+    shared: &Shared,
+    can_compensate: bool,
+    batch: &mut Batch,
+    index: Option<usize>,
+    error: &DbError,
+) {
+    if shared.ledger.probe().await.is_err() {
+        return;
+    }
+    let lone = batch.members.len() == 1;
+    for (place, member) in batch.members.iter_mut().enumerate() {
+        if index.is_some_and(|index| index != place) {
+            continue;
         }
-        let lone = batch.members.len() == 1;
-        for (place, member) in batch.members.iter_mut().enumerate() {
-            if index.is_some_and(|index| index != place) {
-                continue;
-            }
-            member.faults += 1;
-            member.alone |= index.is_some() || member.faults >= MAX_SHARED_FAULTS;
-            if lone {
-                member.lone_faults += 1;
-                let outcome = Outcome::LoneFault(error.to_string());
-                let situation = self.shared.situation(member, &self.runner.module(), false);
-                if decide(&outcome, &situation, &self.shared.retry) != Disposition::GiveBack {
-                    member.judged = Some(outcome);
-                }
+        member.faults += 1;
+        member.alone |= index.is_some() || member.faults >= MAX_SHARED_FAULTS;
+        if lone {
+            member.lone_faults += 1;
+            let outcome = Outcome::LoneFault(error.to_string());
+            let situation = shared.situation(member, can_compensate, false);
+            if decide(&outcome, &situation, &shared.retry) != Disposition::GiveBack {
+                member.judged = Some(outcome);
             }
         }
     }

@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::member::{Member, Origin, Plan, Rules};
 use super::records::{DeadLetterTarget, Scene};
-use super::runner::Current;
 use crate::guest::grants::ConsumerContext;
+use crate::guest::module::Module;
 use crate::guest::swap::ModuleSlot;
 use crate::guest::{Call, Death, Failure, Phase as CallPhase};
 use crate::ledger::Ledger;
@@ -156,10 +156,10 @@ impl Shared {
         })
     }
 
-    pub(super) fn situation(&self, member: &Member, module: &Current, probing: bool) -> Situation {
+    pub(super) fn situation(&self, member: &Member, can_compensate: bool, probing: bool) -> Situation {
         Situation {
             compensating: member.plan == Plan::Compensate,
-            can_compensate: module.can_compensate(),
+            can_compensate,
             attempts: member.attempts(),
             contentions: member.contentions,
             lone_faults: member.lone_faults,
@@ -168,10 +168,10 @@ impl Shared {
         }
     }
 
-    pub(super) fn scene(&self, module: &Current) -> Scene<'_> {
+    pub(super) fn scene(&self, module: &Module) -> Scene<'_> {
         Scene {
             consumer: &self.name,
-            module: module.short_digest(),
+            module: module.inbox_digest(),
             dead_letter: self.dead_letter.as_ref(),
             grace: self.outbox_grace,
         }

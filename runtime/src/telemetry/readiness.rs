@@ -10,7 +10,20 @@ use tokio::time::Instant;
 /// The components of this process and how each of them is. Clones share one state.
 #[derive(Debug, Clone, Default)]
 pub struct Readiness {
-    components: Arc<Mutex<BTreeMap<String, Condition>>>,
+    board: Arc<Mutex<Board>>,
+}
+
+#[derive(Debug, Default)]
+struct Board {
+    components: BTreeMap<String, Entry>,
+    registrations: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    /// Whose word counts: a predecessor of the same name no longer has a say.
+    registration: u64,
+    condition: Condition,
 }
 
 /// How a component is.
@@ -33,6 +46,7 @@ enum Condition {
 pub struct Component {
     readiness: Readiness,
     name: String,
+    registration: u64,
     retired: bool,
 }
 
@@ -45,19 +59,24 @@ impl Readiness {
     /// Registers a component by a name that says something to an operator: `consumer reduce-stock`, `database shop`.
     /// It waits, until it says otherwise. A name that is taken is taken over.
     pub fn component(&self, name: impl fmt::Display) -> Component {
-        let component = Component { readiness: self.clone(), name: name.to_string(), retired: false };
-        component.waiting("starting");
-        component
+        let name = name.to_string();
+        let mut board = self.board();
+        board.registrations += 1;
+        let registration = board.registrations;
+        let condition = Condition::Waiting { reason: "starting".to_owned() };
+        board.components.insert(name.clone(), Entry { registration, condition });
+        drop(board);
+        Component { readiness: self.clone(), name, registration, retired: false }
     }
 
     /// What is waited for, by component; empty when everything is up.
     pub fn waiting_for(&self) -> BTreeMap<String, String> {
-        let components = self.components();
+        let components = &self.board().components;
         if components.is_empty() {
             return BTreeMap::from([("hapax".to_owned(), "starting".to_owned())]);
         }
         let now = Instant::now();
-        components.iter().filter_map(|(name, condition)| Some((name.clone(), condition.reason(now)?))).collect()
+        components.iter().filter_map(|(name, entry)| Some((name.clone(), entry.condition.reason(now)?))).collect()
     }
 
     /// True when every component is up.
@@ -65,8 +84,8 @@ impl Readiness {
         self.waiting_for().is_empty()
     }
 
-    fn components(&self) -> MutexGuard<'_, BTreeMap<String, Condition>> {
-        self.components.lock().unwrap_or_else(PoisonError::into_inner)
+    fn board(&self) -> MutexGuard<'_, Board> {
+        self.board.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -108,11 +127,18 @@ impl Component {
     /// Takes the component off the list: it is no longer part of the work.
     pub fn retire(mut self) {
         self.retired = true;
-        self.readiness.components().remove(&self.name);
+        let mut board = self.readiness.board();
+        if board.components.get(&self.name).is_some_and(|entry| entry.registration == self.registration) {
+            board.components.remove(&self.name);
+        }
     }
 
     fn set(&self, condition: Condition) {
-        self.readiness.components().insert(self.name.clone(), condition);
+        let mut board = self.readiness.board();
+        let ours = board.components.get_mut(&self.name).filter(|entry| entry.registration == self.registration);
+        if let Some(entry) = ours {
+            entry.condition = condition;
+        }
     }
 }
 
@@ -144,7 +170,11 @@ mod tests {
         assert!(readiness.is_ready());
         drop(b);
         assert_eq!(waiting(&readiness), ["consumer b: stopped"]);
-        readiness.component("consumer b").retire();
+        let (first, second) = (readiness.component("consumer b"), readiness.component("consumer b"));
+        second.up();
+        drop(first);
+        assert!(readiness.is_ready(), "a successor speaks for itself");
+        second.retire();
         assert!(readiness.is_ready());
         assert_eq!(a.name(), "consumer a");
     }

@@ -28,19 +28,25 @@ const REMIND_EVERY: Duration = Duration::from_secs(30);
 /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
 /// let (component, stop) = (Readiness::new().component("broker"), CancellationToken::new());
 /// let mut tries = 0;
-/// let connected = retry_forever("the broker", &component, &stop, async || {
+/// let connected = retry_forever("the broker", &component, &stop, || {
 ///     tries += 1;
-///     if tries < 3 { Err("connection refused") } else { Ok(tries) }
+///     let answer = if tries < 3 { Err("connection refused") } else { Ok(tries) };
+///     async move { answer }
 /// });
 /// assert_eq!(connected.await, Some(3));
 /// # });
 /// ```
-pub async fn retry_forever<T, E: fmt::Display>(
+pub async fn retry_forever<T, E, F>(
     what: &str,
     component: &Component,
     stop: &CancellationToken,
-    mut attempt: impl AsyncFnMut() -> Result<T, E>,
-) -> Option<T> {
+    mut attempt: impl FnMut() -> F,
+) -> Option<T>
+where
+    // Not an async closure: the compiler cannot see yet that a task made of one may move between threads.
+    F: Future<Output = Result<T, E>>,
+    E: fmt::Display,
+{
     let started = Instant::now();
     let mut delays = ExponentialBuilder::new()
         .with_min_delay(DELAYS.0)
@@ -111,13 +117,12 @@ mod tests {
         let component = readiness.component("consumer c");
         let stop = CancellationToken::new();
         let mut tries = 0;
-        let value = retry_forever("RabbitMQ", &component, &stop, async || {
+        let value = retry_forever("RabbitMQ", &component, &stop, || {
             tries += 1;
-            if tries == 1 {
-                return Err("refused");
+            if tries > 1 {
+                assert_eq!(readiness.waiting_for()["consumer c"], "RabbitMQ: refused");
             }
-            assert_eq!(readiness.waiting_for()["consumer c"], "RabbitMQ: refused");
-            Ok(tries)
+            std::future::ready(if tries == 1 { Err("refused") } else { Ok(tries) })
         });
         assert_eq!(value.await, Some(2));
     }
@@ -127,7 +132,7 @@ mod tests {
         let component = Readiness::new().component("c");
         let server = std::sync::Arc::new("there".to_owned());
         let waiting = tokio::spawn(async move {
-            let connect = async || {
+            let connect = || async {
                 tokio::task::yield_now().await;
                 Ok::<_, String>(std::sync::Arc::clone(&server))
             };
@@ -140,10 +145,9 @@ mod tests {
     async fn stopping_ends_it_at_once_even_inside_a_try() {
         let component = Readiness::new().component("c");
         let stop = CancellationToken::new();
-        let stopper = stop.clone();
-        let hanging = retry_forever("a server that hangs", &component, &stop, async || {
-            stopper.cancel();
-            std::future::pending::<Result<(), String>>().await
+        let hanging = retry_forever("a server that hangs", &component, &stop, || {
+            stop.cancel();
+            std::future::pending::<Result<(), String>>()
         });
         assert_eq!(hanging.await, None);
     }

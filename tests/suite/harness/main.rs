@@ -10,3 +10,9 @@ fn not_tested(server: &str) -> hapax_tests::TestResult {
     println!("not tested on {server}");
     Ok(())
 }
+
+/// Names a server of the user's own, if there is one: then the others may not even be installed.
+fn users_own() -> Option<String> {
+    let names = ["HAPAX_TEST_AMQP_URL", "HAPAX_TEST_REDIS_URL", "HAPAX_TEST_POSTGRES_URL", "HAPAX_TEST_MYSQL_URL"];
+    names.into_iter().find(|name| std::env::var(name).is_ok_and(|url| !url.is_empty())).map(str::to_owned)
+}

@@ -114,6 +114,9 @@ fn entries(directory: &Path) -> Vec<std::ffi::OsString> {
 
 #[tokio::test]
 async fn servers_die_with_an_owner_that_is_killed() -> TestResult {
+    if let Some(own) = crate::users_own() {
+        return crate::not_tested(&own);
+    }
     let directory = tempfile::tempdir_in("/tmp")?;
     let mut owner = make_servers(directory.path(), "both")?;
     owner.wait_for_log(START, "Ctrl-C stops them").await?;
@@ -136,6 +139,9 @@ async fn servers_die_with_an_owner_that_is_killed() -> TestResult {
 
 #[tokio::test]
 async fn make_servers_prints_a_config_and_stops_when_asked() -> TestResult {
+    if let Some(own) = crate::users_own() {
+        return crate::not_tested(&own);
+    }
     let directory = tempfile::tempdir_in("/tmp")?;
     let mut owner = make_servers(directory.path(), "postgres")?;
     owner.wait_for_log(START, "Ctrl-C stops them").await?;

@@ -3,15 +3,16 @@
 //! suffer is in [`faults`].
 
 mod faults;
-mod server;
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Result;
 use hapax::lock::lease::Leases;
 use hapax::lock::redis::RedisSettings;
 use hapax::lock::{Acquired, Features, Held, Lock, Token, open};
+use hapax_tests::servers::shared;
 
 /// Long enough that no test sees its end by accident.
 const LONG: Duration = Duration::from_secs(60);
@@ -23,22 +24,20 @@ struct Subject {
     lock: Arc<dyn Lock>,
     url: String,
     prefix: String,
-    _server: Option<server::Redis>,
 }
 
 impl Subject {
-    fn open(url: String, server: Option<server::Redis>) -> Self {
-        let lock = open_lock(&url);
-        Self { lock, url, prefix: format!("hapax:suite:{}:", uuid::Uuid::new_v4()), _server: server }
+    fn open(url: &str) -> Self {
+        let (lock, url) = (open_lock(url), url.to_owned());
+        Self { lock, url, prefix: format!("hapax:suite:{}:", uuid::Uuid::new_v4()) }
     }
 
-    fn local() -> Self {
-        Self::open("local:".to_owned(), None)
+    async fn local() -> Result<Self> {
+        Ok(Self::open("local:"))
     }
 
-    fn redis() -> Self {
-        let (url, server) = server::undisturbed();
-        Self::open(url, server)
+    async fn redis() -> Result<Self> {
+        Ok(Self::open(shared().redis().await?.fresh_database().await?.url()))
     }
 
     fn key(&self, name: impl std::fmt::Display) -> String {
@@ -94,14 +93,16 @@ macro_rules! on_every_back_end {
     ($($fact:ident)+) => {
         mod local {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $fact() {
-                super::$fact(super::Subject::local()).await;
+            async fn $fact() -> hapax_tests::TestResult {
+                super::$fact(super::Subject::local().await?).await;
+                Ok(())
             })+
         }
         mod redis {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-            async fn $fact() {
-                super::$fact(super::Subject::redis()).await;
+            async fn $fact() -> hapax_tests::TestResult {
+                super::$fact(super::Subject::redis().await?).await;
+                Ok(())
             })+
         }
     };

@@ -58,8 +58,8 @@ impl SqlFailure {
 impl From<GuardError> for SqlFailure {
     fn from(error: GuardError) -> Self {
         let kind = match error {
-            GuardError::Denied(_) => ErrorKind::Denied,
-            GuardError::Invalid(_) => ErrorKind::Invalid,
+            GuardError::Denied { .. } => ErrorKind::Denied,
+            GuardError::Invalid { .. } => ErrorKind::Invalid,
         };
         Self::refused(kind, error.to_string())
     }
@@ -165,9 +165,7 @@ impl SqlHost {
         self.used.rows_affected = self.used.rows_affected.saturating_add(rows);
         let limit = self.consumer.limits.sql_rows_affected;
         if self.used.rows_affected > limit {
-            return Err(SqlFailure::too_large(format!(
-                "an attempt may change {limit} rows; this one has changed more"
-            )));
+            return Err(SqlFailure::too_large(format!("an attempt may change {limit} rows; this one has changed more")));
         }
         Ok(())
     }
@@ -411,8 +409,13 @@ mod tests {
 
     #[test]
     fn a_parameter_used_twice_is_bound_twice() {
-        let checked =
-            Checked { sql: String::new(), parameters: 2, order: vec![1, 0, 1], kind: Kind::Read, returns_rows: true };
+        let checked = Checked {
+            sql: String::new(),
+            parameters: 2,
+            order: vec![1, 0, 1],
+            kind: Kind::Read,
+            returns_rows: true,
+        };
         let bound = bind(&checked, vec![Value::Int64(1), Value::Null]).unwrap();
         use crate::ledger::value::Value::{Int, Null};
         assert_eq!(bound, [Param::One(Null), Param::One(Int(1)), Param::One(Null)]);

@@ -1,0 +1,70 @@
+# `make help` lists what there is.
+
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+GUESTS := target/guests
+# Where tests/setup.sh puts the guest compilers of other languages.
+TOOLCHAINS := $(CURDIR)/target/toolchains
+export PATH := $(TOOLCHAINS)/python/bin:$(TOOLCHAINS)/typescript/node_modules/.bin:$(PATH)
+
+# SERVERS=1: the demo on RabbitMQ, Redis and a database server instead of embedded files.
+# DATABASE=postgres: on that one instead of MariaDB.
+DEMO_FLAGS := $(if $(SERVERS),--servers) $(if $(DATABASE),--database $(DATABASE))
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test servers build guests rust-guests fmt lint doc clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo "  make demo SERVERS=1 [DATABASE=postgres]        the demo on servers, started for it"
+	@echo "  make servers [DATABASE=mariadb|postgres|both]  which database server to start"
+
+demo: ## Watch thousands of orders, many of them duplicates, each take effect once
+	@echo "Building hapax, the demo and its handler: some 8 minutes on 2 cores the first time, seconds later."
+	@tests/setup.sh rust $(if $(SERVERS),servers)
+	@cargo build --release --target wasm32-wasip2 -p reduce-stock
+	@cargo build --release -p hapax -p hapax-demo
+	@$(TARGET)/release/hapax-demo $(DEMO_FLAGS)
+
+test: ## Install what is missing, build the guests, run every test
+	@tests/setup.sh
+	@$(MAKE) --no-print-directory guests
+	cargo build --workspace --bins
+	cargo test --workspace
+	@echo "Every test passed. The lines \"tested against …\" above name the servers."
+
+servers: ## Start private servers, print a config for them, stop them on Ctrl-C
+	@tests/setup.sh rust servers
+	@cargo build --quiet -p hapax-tests --bin servers
+	@exec $(TARGET)/debug/servers
+
+build: ## Build the hapax binary, optimised
+	@tests/setup.sh rust
+	cargo build --release -p hapax
+
+guests: rust-guests $(GUESTS)/reduce_stock_python.wasm $(GUESTS)/reduce_stock_typescript.wasm ## Build the guest components in all languages
+
+rust-guests:
+	@tests/setup.sh rust
+	cargo build --release --target wasm32-wasip2 -p reduce-stock -p chaos
+
+# One rule for both languages: their sources and the contract on one side, a component on the other.
+CONTRACT := $(wildcard wit/*.wit)
+.SECONDEXPANSION:
+$(GUESTS)/reduce_stock_%.wasm: $(CONTRACT) $$(wildcard examples/reduce-stock/$$*/*)
+	@tests/setup.sh $*
+	@mkdir -p $(GUESTS)
+	examples/reduce-stock/$*/build.sh $(CURDIR)/$@
+
+fmt: ## Format all Rust code
+	cargo fmt --all
+
+lint: ## Clippy over everything, warnings denied
+	cargo clippy --workspace --all-targets -- -D warnings
+
+doc: ## Build the documentation of the crates, warnings denied
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+clean: ## Remove all that was built, the guest compilers too
+	cargo clean
+	rm -rf $(GUESTS) $(TOOLCHAINS)

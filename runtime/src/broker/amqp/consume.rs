@@ -1,0 +1,377 @@
+//! A subscription: one channel, one task that brings deliveries in, one that takes acknowledgements out.
+//!
+//! The two share the [`Window`] of unsettled deliveries. Delivery tags belong to the channel, so the prefetch count can
+//! change (by cancelling the consumer and consuming again on the same channel) while tags stay valid.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::{FutureExt as _, StreamExt as _};
+use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::types::{FieldTable, ShortString};
+use lapin::{Channel, Consumer};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tracing::debug;
+
+use super::declare::{Asked, Problem};
+use super::errors::Failure;
+use super::link::{Address, Live};
+use super::prefetch::Prefetch;
+use super::values::{properties_from_amqp, short};
+use crate::broker::window::{Ack, Window};
+use crate::broker::{BrokerError, Delivery, QueueSpec, Settler, Subscription};
+use crate::message::{HeaderValue, Message};
+
+/// How long acknowledgements wait behind an earlier delivery that is still open, for it to be settled and one frame to
+/// cover them all.
+const GAP_PATIENCE: Duration = Duration::from_millis(3);
+
+/// How long each step of an orderly end may take.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A body whose allocation is this much larger than itself is moved.
+const WASTE: usize = 64 << 10;
+
+/// Subscribes to a queue that exists.
+pub(super) async fn subscribe(
+    live: Arc<Live>,
+    address: &Address,
+    spec: &QueueSpec,
+) -> Result<Subscription, BrokerError> {
+    let explain = |problem: Problem| problem.explain(address, spec, Asked::Consumed);
+    let queue = short("the queue's name", &spec.queue).map_err(|reason| explain(Problem::Unspeakable(reason)))?;
+    let single_active = spec.arguments.get("x-single-active-consumer") == Some(&HeaderValue::Boolean(true));
+    let prefetch = if single_active { Prefetch::fixed } else { Prefetch::adaptive };
+    let prefetch = prefetch(spec.prefetch_messages, spec.prefetch_bytes);
+    let channel = live.channel().await.map_err(|failure| explain(failure.into()))?;
+    let tags = Tags::new(&spec.consumer);
+    let consumer = start(&live, &channel, queue.clone(), tags.tag(0), prefetch.count());
+    let consumer = consumer.await.map_err(|failure| explain(failure.into()))?;
+
+    let (out, deliveries) = mpsc::channel(usize::from(spec.prefetch_messages) + 1);
+    let (commands, received) = mpsc::unbounded_channel();
+    let window = Arc::new(Mutex::new(Window::new()));
+    let (stop, pump_ended) = (CancellationToken::new(), CancellationToken::new());
+    let pump = Pump {
+        live,
+        channel: channel.clone(),
+        server: address.server.clone(),
+        queue,
+        tags,
+        consumer,
+        prefetch,
+        window: window.clone(),
+        out,
+        stop: stop.clone(),
+        _ended: pump_ended.clone().drop_guard(),
+    };
+    tokio::spawn(pump.run());
+    tokio::spawn(Acknowledger { channel, window, commands: received, stop, pump_ended, lost: false }.run());
+    Ok(Subscription { deliveries, settler: Box::new(AmqpSettler { commands }) })
+}
+
+/// Consumes with a prefetch count.
+async fn start(
+    live: &Live,
+    channel: &Channel,
+    queue: ShortString,
+    tag: ShortString,
+    count: u16,
+) -> Result<Consumer, Failure> {
+    live.request("basic.qos", channel.basic_qos(count, BasicQosOptions::default())).await?;
+    let options = BasicConsumeOptions::default();
+    live.request("basic.consume", channel.basic_consume(queue, tag, options, FieldTable::default())).await
+}
+
+/// Consumer tags: what the broker's tools show for us, and unique on the connection.
+struct Tags {
+    prefix: String,
+    last: u32,
+}
+
+impl Tags {
+    fn new(consumer: &str) -> Self {
+        let end = consumer.char_indices().map(|(at, character)| at + character.len_utf8());
+        let end = end.take_while(|end| *end <= 180).last().unwrap_or(0);
+        Self { prefix: format!("hapax.{}.{}", &consumer[..end], uuid::Uuid::new_v4().simple()), last: 0 }
+    }
+
+    fn tag(&self, number: u32) -> ShortString {
+        // 6 + 180 + 1 + 32 + 1 + 10 bytes at most
+        ShortString::try_new(format!("{}.{number}", self.prefix)).unwrap_or_default()
+    }
+
+    fn next(&mut self) -> ShortString {
+        self.last = self.last.wrapping_add(1);
+        self.tag(self.last)
+    }
+}
+
+/// Brings deliveries from lapin's stream to the subscriber, and minds the prefetch count.
+struct Pump {
+    live: Arc<Live>,
+    channel: Channel,
+    server: String,
+    queue: ShortString,
+    tags: Tags,
+    consumer: Consumer,
+    prefetch: Prefetch,
+    window: Arc<Mutex<Window>>,
+    out: mpsc::Sender<Result<Delivery, BrokerError>>,
+    stop: CancellationToken,
+    _ended: DropGuard,
+}
+
+/// Why the pump ended.
+enum End {
+    /// The subscriber wants no more.
+    Wanted,
+    /// The broker or the connection ended it.
+    Suffered(BrokerError),
+}
+
+impl Pump {
+    async fn run(mut self) {
+        match self.pump().await {
+            End::Wanted => {
+                let options = BasicCancelOptions::default();
+                let cancel = self.channel.basic_cancel(self.consumer.tag(), options);
+                let _ = timeout(CLOSE_TIMEOUT, cancel).await;
+            }
+            End::Suffered(error) => {
+                debug!(queue = %self.queue, %error, "subscription ended");
+                tokio::select! {
+                    () = self.stop.cancelled() => {}
+                    _ = self.out.send(Err(error)) => {}
+                }
+            }
+        }
+    }
+
+    async fn pump(&mut self) -> End {
+        loop {
+            let next = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return End::Wanted,
+                () = self.out.closed() => return End::Wanted,
+                next = self.consumer.next() => next,
+            };
+            let next = next.map(|next| next.map_err(|error| Failure::of(&error)));
+            let step = match next {
+                Some(Ok(delivery)) => self.deliver(delivery).await,
+                Some(Err(failure)) => Err(self.suffered(&failure)),
+                None => Err(End::Suffered(BrokerError::Ended {
+                    queue: self.queue.to_string(),
+                    reason: "the broker cancelled the consumer: the queue was deleted, or its node went away".into(),
+                })),
+            };
+            if let Err(end) = step {
+                return end;
+            }
+        }
+    }
+
+    /// Hands a delivery over, and changes the prefetch count if its size asks for it.
+    async fn deliver(&mut self, delivery: lapin::message::Delivery) -> Result<(), End> {
+        let size = delivery.data.len();
+        self.hand_over(delivery).await?;
+        match self.prefetch.saw(size) {
+            Some(count) => self.consume_again(count).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn hand_over(&mut self, delivery: lapin::message::Delivery) -> Result<(), End> {
+        let tag = lock(&self.window).delivered(0, delivery.data.len() as u64);
+        if tag != delivery.delivery_tag {
+            let reason = format!("delivery tag {} came where {tag} was due", delivery.delivery_tag);
+            return Err(End::Suffered(BrokerError::Ended { queue: self.queue.to_string(), reason }));
+        }
+        let delivery = Delivery {
+            message: Message {
+                exchange: delivery.exchange.to_string(),
+                routing_key: delivery.routing_key.to_string(),
+                properties: properties_from_amqp(&delivery.properties),
+                body: body(delivery.data),
+            },
+            redelivered: delivery.redelivered,
+            tag,
+        };
+        tokio::select! {
+            biased;
+            sent = self.out.send(Ok(delivery)) => sent.map_err(|_| End::Wanted),
+            () = self.stop.cancelled() => Err(End::Wanted),
+        }
+    }
+
+    /// Replaces the consumer by one with another prefetch count, in one round trip: RabbitMQ applies a count to the
+    /// consumers that start after it. What was on its way to the old one comes first.
+    async fn consume_again(&mut self, count: u16) -> Result<(), End> {
+        debug!(queue = %self.queue, count, "prefetch count changes");
+        let (old, new) = (self.consumer.tag(), self.tags.next());
+        let options = BasicConsumeOptions::default();
+        let cancel = self.channel.basic_cancel(old, BasicCancelOptions::default());
+        let qos = self.channel.basic_qos(count, BasicQosOptions::default());
+        let consume = self.channel.basic_consume(self.queue.clone(), new, options, FieldTable::default());
+        let all = async { tokio::try_join!(biased; cancel, qos, consume) };
+        let result = self.live.request("basic.consume", all).await;
+        let result = result.map_err(|failure| self.suffered(&failure));
+        while let Some(Ok(delivery)) = self.consumer.next().await {
+            self.hand_over(delivery).await?;
+        }
+        let ((), (), consumer) = result?;
+        self.consumer = consumer;
+        Ok(())
+    }
+
+    fn suffered(&self, failure: &Failure) -> End {
+        End::Suffered(match failure {
+            Failure::Lost(_) => failure.unavailable(&self.server),
+            Failure::Refused { text, .. } => BrokerError::Ended { queue: self.queue.to_string(), reason: text.clone() },
+        })
+    }
+}
+
+/// The body, without the room that grew while it was received.
+fn body(mut data: Vec<u8>) -> Bytes {
+    if data.capacity() - data.len() > WASTE {
+        data.shrink_to_fit();
+    }
+    data.into()
+}
+
+fn lock(window: &Mutex<Window>) -> MutexGuard<'_, Window> {
+    window.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+enum Command {
+    Acknowledge(Vec<u64>),
+    Close(oneshot::Sender<()>),
+}
+
+/// The subscriber's end of the acknowledger. Its queue has no limit of its own: it holds at most the tags of unsettled
+/// deliveries, and those are bounded by the prefetch count.
+struct AmqpSettler {
+    commands: mpsc::UnboundedSender<Command>,
+}
+
+#[async_trait]
+impl Settler for AmqpSettler {
+    fn acknowledge(&self, tags: Vec<u64>) {
+        // The acknowledger is gone when its channel is: then the tags are void.
+        let _ = self.commands.send(Command::Acknowledge(tags));
+    }
+
+    async fn close(&self) {
+        let (done, closed) = oneshot::channel();
+        if self.commands.send(Command::Close(done)).is_ok() {
+            let _ = closed.await;
+        }
+    }
+}
+
+/// The one task that acknowledges on a channel, and so the only one that knows its watermark.
+struct Acknowledger {
+    channel: Channel,
+    window: Arc<Mutex<Window>>,
+    commands: mpsc::UnboundedReceiver<Command>,
+    stop: CancellationToken,
+    pump_ended: CancellationToken,
+    /// The channel took no more.
+    lost: bool,
+}
+
+impl Acknowledger {
+    async fn run(mut self) {
+        let mut closers = Vec::new();
+        self.work(&mut closers).await;
+        self.stop.cancel();
+        let _ = timeout(2 * CLOSE_TIMEOUT, self.pump_ended.cancelled()).await;
+        self.commands.close();
+        while let Some(command) = self.commands.recv().await {
+            self.take(command, &mut closers);
+        }
+        self.tell_prefix();
+        self.tell_past_gap();
+        if self.channel.status().connected() {
+            let _ = timeout(CLOSE_TIMEOUT, self.channel.close(200, "done".into())).await;
+        }
+        for closer in closers {
+            let _ = closer.send(());
+        }
+    }
+
+    /// Acknowledges until somebody closes the subscription, drops it, or the pump ends.
+    async fn work(&mut self, closers: &mut Vec<oneshot::Sender<()>>) {
+        let mut gap = false;
+        while closers.is_empty() {
+            let patience = if gap { GAP_PATIENCE } else { Duration::MAX };
+            let command = tokio::select! {
+                biased;
+                command = timeout(patience, self.commands.recv()) => command,
+                () = self.pump_ended.cancelled() => return,
+            };
+            match command {
+                Ok(None) => return,
+                Ok(Some(command)) => {
+                    self.take(command, closers);
+                    while let Ok(command) = self.commands.try_recv() {
+                        self.take(command, closers);
+                    }
+                    self.tell_prefix();
+                }
+                Err(_) => self.tell_past_gap(),
+            }
+            gap = lock(&self.window).has_gap();
+        }
+    }
+
+    fn take(&mut self, command: Command, closers: &mut Vec<oneshot::Sender<()>>) {
+        match command {
+            Command::Acknowledge(tags) => {
+                let mut window = lock(&self.window);
+                tags.into_iter().for_each(|tag| window.settle(tag));
+            }
+            Command::Close(closer) => closers.push(closer),
+        }
+    }
+
+    fn tell_prefix(&mut self) {
+        let ack = lock(&self.window).take_prefix();
+        ack.into_iter().for_each(|ack| self.tell(ack));
+    }
+
+    fn tell_past_gap(&mut self) {
+        let acks = lock(&self.window).take_past_gap();
+        acks.into_iter().for_each(|ack| self.tell(ack));
+    }
+
+    /// Queues one acknowledgement on the connection. lapin's future queues it when it is first polled, and then waits
+    /// until the I/O thread has written it, which costs 40 µs and tells nothing: the broker does not answer.
+    fn tell(&mut self, ack: Ack) {
+        if !self.lost {
+            let options = BasicAckOptions { multiple: ack.multiple };
+            self.lost = matches!(self.channel.basic_ack(ack.tag, options).now_or_never(), Some(Err(_)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_consumer_tag_fits_whatever_the_consumer_is_called() {
+        for name in ["", "orders", &"é".repeat(300)] {
+            let mut tags = Tags::new(name);
+            tags.last = u32::MAX - 1;
+            let tag = tags.next();
+            assert!(tag.as_str().starts_with("hapax.") && tag.as_str().len() <= 255);
+            assert_ne!(tag, tags.next());
+        }
+    }
+}
