@@ -303,7 +303,9 @@ async fn quorum_and_single_active_queues_are_created_and_consumed_passively() {
     let broker = Server.open().await;
     let quorum = ("x-queue-type", HeaderValue::Text("quorum".to_owned()));
     let single = ("x-single-active-consumer", HeaderValue::Boolean(true));
-    for arguments in [vec![quorum.clone()], vec![single.clone()], vec![quorum, single]] {
+    // A quorum queue delivers out of order if its consumer is replaced at the wrong moment: often enough, so often.
+    let kinds = [vec![quorum.clone()], vec![single.clone()], vec![quorum, single]];
+    for arguments in kinds.iter().cycle().take(24).cloned() {
         let queue = name("kinds");
         let arguments = arguments.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         let create = QueueSpec { arguments, ..spec(&queue) };
