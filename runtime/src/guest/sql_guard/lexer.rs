@@ -328,7 +328,7 @@ impl<'a> Lexer<'a> {
     }
 
     fn hex(&self, digits: String) -> Result<Token, GuardError> {
-        let whole_bytes = digits.len() % 2 == 0 || self.dialect == Dialect::Postgres;
+        let whole_bytes = digits.len().is_multiple_of(2) || self.dialect == Dialect::Postgres;
         if !whole_bytes || !digits.chars().all(|c| c.is_ascii_hexdigit()) {
             return Err(self.invalid("a hexadecimal literal holds pairs of hexadecimal digits"));
         }
