@@ -157,11 +157,14 @@ impl GuardError {
     }
 }
 
+type Verdict = Result<Arc<Checked>, GuardError>;
+
 /// Decides what a consumer's module may send to a database. Shared by the consumer's lanes.
 #[derive(Debug)]
 pub struct Guard {
     grants: names::Grants,
-    verdicts: Mutex<LruCache<Box<str>, Result<Arc<Checked>, GuardError>>>,
+    /// By text, both kinds.
+    verdicts: Mutex<LruCache<Box<str>, Verdict>>,
 }
 
 impl Guard {
