@@ -20,6 +20,7 @@ help: ## Show this list
 	@echo "  make servers [DATABASE=mariadb|postgres|both]  which database server to start"
 
 demo: ## Watch thousands of orders, many of them duplicates, each take effect once
+	$(if $(filter-out sqlite,$(DATABASE)),$(if $(SERVERS),,$(error DATABASE=$(DATABASE) needs a server: make demo SERVERS=1 DATABASE=$(DATABASE))))
 	@echo "Building hapax, the demo and its handler: some 8 minutes on 2 cores the first time, seconds later."
 	@tests/setup.sh rust $(if $(SERVERS),servers)
 	@cargo build --release --target wasm32-wasip2 -p reduce-stock
@@ -46,7 +47,7 @@ guests: rust-guests $(GUESTS)/reduce_stock_python.wasm $(GUESTS)/reduce_stock_ty
 
 rust-guests:
 	@tests/setup.sh rust
-	cargo build --release --target wasm32-wasip2 -p reduce-stock -p chaos
+	cargo build --release --target wasm32-wasip2 -p reduce-stock -p chaos -p plain -p wrong-world
 
 # One rule for both languages: their sources and the contract on one side, a component on the other.
 CONTRACT := $(wildcard wit/*.wit)

@@ -70,10 +70,7 @@ pub async fn open(url: &str, settings: &Settings) -> Result<Arc<dyn Broker>, Bro
         Some(("amqp" | "amqps", _)) => Ok(Arc::new(amqp::Amqp::new(url, settings.clone())?)),
         Some(("embedded", path)) => {
             let path = path.strip_prefix("//").unwrap_or(path);
-            {
-                let _ = path;
-                unreachable!()
-            }
+            Ok(Arc::new(embedded::Embedded::open(path).await?))
         }
         _ => Err(BrokerError::Unavailable {
             server: "broker".to_owned(),
