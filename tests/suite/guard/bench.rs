@@ -15,7 +15,8 @@ const STATEMENT_LIMIT: Duration = Duration::from_secs(2);
 /// A database with the tables of the corpora, and one open transaction on it.
 pub(crate) enum Bench {
     Postgres(PgConnection),
-    MySql(MySqlConnection),
+    /// With the database's name, which stands in for the schema `shop`.
+    MySql(MySqlConnection, String),
     Sqlite(SqliteConnection, Arc<AtomicBool>),
 }
 
@@ -25,7 +26,11 @@ impl Bench {
     pub(crate) async fn open(dialect: Dialect) -> anyhow::Result<Self> {
         let mut bench = match dialect {
             Dialect::Postgres => Self::Postgres(PgConnection::connect(&postgres_url().await?).await?),
-            Dialect::MySql => Self::MySql(MySqlConnection::connect(&mysql_url().await?).await?),
+            Dialect::MySql => {
+                let mut connection = MySqlConnection::connect(&mysql_url().await?).await?;
+                let name = sqlx::query_scalar("SELECT DATABASE()").fetch_one(&mut connection).await?;
+                Self::MySql(connection, name)
+            }
             Dialect::Sqlite => {
                 let stop = Arc::new(AtomicBool::new(false));
                 let mut connection = SqliteConnection::connect("sqlite::memory:").await?;
@@ -41,21 +46,21 @@ impl Bench {
         Ok(bench)
     }
 
-    pub(crate) fn dialect(&self) -> Dialect {
-        match self {
-            Self::Postgres(_) => Dialect::Postgres,
-            Self::MySql(_) => Dialect::MySql,
-            Self::Sqlite(..) => Dialect::Sqlite,
-        }
-    }
-
     fn setup(&self) -> Vec<&'static str> {
         let file = match self {
             Self::Postgres(_) => include_str!("postgres.sql"),
-            Self::MySql(_) => include_str!("mysql.sql"),
+            Self::MySql(..) => include_str!("mysql.sql"),
             Self::Sqlite(..) => include_str!("sqlite.sql"),
         };
         file.split(";\n").map(str::trim).filter(|statement| !statement.is_empty()).collect()
+    }
+
+    /// MySQL's schemas are databases, and a test has only its own.
+    fn here(&self, sql: &str) -> String {
+        match self {
+            Self::MySql(_, name) => sql.replace("`shop`", &format!("`{name}`")),
+            Self::Postgres(_) | Self::Sqlite(..) => sql.to_owned(),
+        }
     }
 
     /// Runs a text as it is, by the protocol that allows several statements in it.
@@ -63,35 +68,37 @@ impl Bench {
         let sql = AssertSqlSafe(sql.to_owned());
         match self {
             Self::Postgres(connection) => sqlx::raw_sql(sql).execute(connection).await.map(drop),
-            Self::MySql(connection) => sqlx::raw_sql(sql).execute(connection).await.map(drop),
+            Self::MySql(connection, _) => sqlx::raw_sql(sql).execute(connection).await.map(drop),
             Self::Sqlite(connection, _) => sqlx::raw_sql(sql).execute(connection).await.map(drop),
         }
     }
 
     /// Runs a checked statement, with NULL for every value.
     pub(crate) async fn run(&mut self, checked: &Checked) -> Outcome {
+        let sql = self.here(&checked.sql);
         if checked.parameters == 0 && !matches!(self, Self::Sqlite(..)) {
-            return self.exec(&checked.sql).await;
+            return self.exec(&sql).await;
         }
         match self {
             Self::Postgres(_) => {
-                self.exec(&format!("PREPARE probe AS {}", checked.sql)).await?;
+                self.exec(&format!("PREPARE probe AS {sql}")).await?;
                 let nulls = vec!["NULL"; checked.parameters].join(", ");
                 let outcome = self.exec(&format!("EXECUTE probe ({nulls})")).await;
-                if outcome.is_ok() {
-                    self.exec("DEALLOCATE probe").await?;
+                if outcome.is_err() {
+                    self.exec("ROLLBACK TO SAVEPOINT start").await?;
                 }
+                self.exec("DEALLOCATE probe").await?;
                 outcome
             }
-            Self::MySql(connection) => {
-                let mut query = sqlx::query(AssertSqlSafe(checked.sql.clone()));
+            Self::MySql(connection, _) => {
+                let mut query = sqlx::query(AssertSqlSafe(sql));
                 for _ in &checked.order {
                     query = query.bind(None::<String>);
                 }
                 query.persistent(false).fetch_all(connection).await.map(drop)
             }
             Self::Sqlite(connection, stop) => {
-                let mut query = sqlx::query(AssertSqlSafe(checked.sql.clone()));
+                let mut query = sqlx::query(AssertSqlSafe(sql));
                 for _ in &checked.order {
                     query = query.bind(None::<String>);
                 }
@@ -117,7 +124,7 @@ impl Bench {
                 let value = row.try_get_raw(0)?;
                 Ok(if value.is_null() { None } else { value.as_bytes().ok().map(<[u8]>::to_vec) })
             }
-            Self::MySql(connection) => {
+            Self::MySql(connection, _) => {
                 let row = sqlx::raw_sql(sql).fetch_one(connection).await?;
                 row.try_get_unchecked::<Option<Vec<u8>>, _>(0)
             }
@@ -131,10 +138,10 @@ impl Bench {
     /// Prepares a checked statement: the server reads it, and looks its names and types up.
     pub(crate) async fn prepare(&mut self, sql: &str) -> Outcome {
         use sqlx::{Executor, SqlSafeStr};
-        let sql = AssertSqlSafe(sql.to_owned()).into_sql_str();
+        let sql = AssertSqlSafe(self.here(sql)).into_sql_str();
         match self {
             Self::Postgres(connection) => connection.prepare(sql).await.map(drop),
-            Self::MySql(connection) => connection.prepare(sql).await.map(drop),
+            Self::MySql(connection, _) => connection.prepare(sql).await.map(drop),
             Self::Sqlite(connection, _) => connection.prepare(sql).await.map(drop),
         }
     }
@@ -163,14 +170,14 @@ impl Bench {
                 "SELECT coalesce(string_agg(name, ';'), '') FROM pg_cursors WHERE name <> ''",
                 "SELECT pg_current_xact_id()::text || ' ' || pg_backend_pid()",
             ],
-            Self::MySql(_) => &[
+            Self::MySql(..) => &[
                 "SELECT MD5(GROUP_CONCAT(consumer, message_id, status ORDER BY message_id)) FROM hapax_inbox",
                 "SELECT MD5(GROUP_CONCAT(consumer, state ORDER BY consumer)) FROM hapax_parked",
-                "SELECT GROUP_CONCAT(VARIABLE_NAME, '=', VARIABLE_VALUE ORDER BY VARIABLE_NAME SEPARATOR ';') \
-                 FROM information_schema.SESSION_VARIABLES WHERE VARIABLE_NAME NOT IN ('TIMESTAMP', 'RAND_SEED1', 'RAND_SEED2', \
-                 'ERROR_COUNT', 'WARNING_COUNT', 'LAST_INSERT_ID', 'IDENTITY', 'INSERT_ID', 'LAST_GTID', 'PSEUDO_THREAD_ID')",
-                "SELECT GROUP_CONCAT(TABLE_SCHEMA, '.', TABLE_NAME ORDER BY 1 SEPARATOR ';') FROM information_schema.TABLES \
-                 WHERE TABLE_SCHEMA NOT IN ('mysql', 'sys', 'information_schema', 'performance_schema')",
+                "SELECT GROUP_CONCAT(VARIABLE_NAME, '=', SESSION_VALUE ORDER BY VARIABLE_NAME SEPARATOR ';') \
+                 FROM information_schema.SYSTEM_VARIABLES WHERE VARIABLE_SCOPE LIKE 'SESSION%' AND VARIABLE_NAME NOT IN \
+                 ('TIMESTAMP', 'RAND_SEED1', 'RAND_SEED2', 'ERROR_COUNT', 'WARNING_COUNT', 'LAST_INSERT_ID', 'IDENTITY', \
+                 'INSERT_ID', 'LAST_GTID', 'PSEUDO_THREAD_ID')",
+                "SELECT GROUP_CONCAT(TABLE_NAME ORDER BY 1 SEPARATOR ';') FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE()",
                 "SELECT CONCAT_WS(' ', @@in_transaction, @a, @b, IS_USED_LOCK('a'), CONNECTION_ID())",
                 "SELECT trx_id FROM information_schema.INNODB_TRX WHERE trx_mysql_thread_id = CONNECTION_ID()",
             ],

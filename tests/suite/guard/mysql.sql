@@ -1,11 +1,8 @@
 SET SESSION sql_mode = 'STRICT_TRANS_TABLES,NO_ENGINE_SUBSTITUTION';
 SET SESSION group_concat_max_len = 1000000;
 SET SESSION max_statement_time = 2;
-DROP DATABASE IF EXISTS shop;
-CREATE DATABASE shop;
 CREATE TABLE stock (id bigint PRIMARY KEY DEFAULT 7, qty integer NOT NULL DEFAULT 0, name varchar(100), doc longtext, a boolean, b boolean, date date,
-  status text, type text, value text, `key` text, größe text, `c?` text, `a``b` text, at datetime, FULLTEXT KEY (name)) ENGINE = InnoDB;
-CREATE TABLE shop.stock LIKE stock;
+  status text, type text, value text, `key` text, größe text, `c?` text, `a``b` text, at datetime) ENGINE = InnoDB;
 CREATE TABLE orders (id bigint, goods_id bigint, qty integer, at datetime) ENGINE = InnoDB;
 CREATE TABLE audit (what text) ENGINE = InnoDB;
 CREATE TABLE counters (id bigint, n integer) ENGINE = InnoDB;

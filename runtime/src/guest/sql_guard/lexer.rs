@@ -214,7 +214,8 @@ impl<'a> Lexer<'a> {
 
     /// `t.1`: the dot belongs to a name.
     fn follows_name(&self) -> bool {
-        self.tokens.last().is_some_and(|last| matches!(last.token, Token::Word(_)))
+        let here = Location { line: self.line, column: self.column };
+        self.tokens.last().is_some_and(|last| matches!(last.token, Token::Word(_)) && last.span.end == here)
     }
 
     fn punctuation(&mut self, first: char) -> Result<Token, GuardError> {

@@ -157,14 +157,14 @@ impl GuardError {
     }
 }
 
-/// What became of one statement text; refusals are remembered too.
-type Decision = Result<Arc<Checked>, GuardError>;
+type Verdict = Result<Arc<Checked>, GuardError>;
 
 /// Decides what a consumer's module may send to a database. Shared by the consumer's lanes.
 #[derive(Debug)]
 pub struct Guard {
     grants: names::Grants,
-    verdicts: Mutex<LruCache<Box<str>, Decision>>,
+    /// By text, both kinds.
+    verdicts: Mutex<LruCache<Box<str>, Verdict>>,
 }
 
 impl Guard {
