@@ -40,7 +40,7 @@ use crate::telemetry::waits::retry_forever;
 use crate::telemetry::http;
 
 /// How long outbox rows are left to the host that committed them, before any host publishes them.
-const OUTBOX_GRACE: Duration = Duration::from_secs(30);
+const OUTBOX_GRACE: Duration = Duration::from_secs(10);
 
 /// How long a lane waits before it asks again for a lock that somebody else holds; see [`Locking::tries`].
 const LOCK_WAIT: Duration = Duration::from_millis(50);

@@ -15,7 +15,7 @@ use crate::stage::{ORDERS, Stage};
 /// Longest start of a host; compiling the module for the first time takes most of it.
 const START_LIMIT: Duration = Duration::from_secs(120);
 /// Longest time without any change. What a killed host had committed and not published is published by its successor
-/// after a grace time of 30 s.
+/// after a grace time of 10 s.
 const STALL_LIMIT: Duration = Duration::from_secs(120);
 /// Longest orderly stop.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
@@ -59,7 +59,7 @@ pub(crate) async fn play(stage: &Stage, scenario: &Scenario) -> Result<Performan
     };
     tokio::try_join!(stage.publish(&scenario.flow), work)?;
 
-    play.progress.doing("Late duplicates; what the killed hosts left in the outbox waits for a grace time of 30 s");
+    play.progress.doing("Late duplicates; what the killed hosts left in the outbox waits for a grace time of 10 s");
     stage.publish(&scenario.late).await?;
     play.nothing_left().await?;
     play.stop().await?;

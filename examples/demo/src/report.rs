@@ -227,7 +227,7 @@ impl Report {
     /// The table, and what has to be said about it.
     pub(crate) fn table(&self) -> String {
         let mut table = Table::new();
-        table.load_preset(presets::UTF8_FULL_CONDENSED).set_header(["", "expected", "found", ""]);
+        table.load_style(presets::UTF8_FULL_CONDENSED).set_header(["", "expected", "found", ""]);
         let number = |text: String| Cell::new(text).set_alignment(CellAlignment::Right);
         for line in &self.lines {
             let expected = line.expected.map(|expected| expected.to_string()).unwrap_or_default();

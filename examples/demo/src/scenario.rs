@@ -4,7 +4,7 @@
 //! the host dies) must not change any figure here. So goods are either plentiful, or unknown, or ordered in amounts that
 //! were never there, or scarce and ordered one at a time: then exactly as many orders succeed as there are items.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom as _, SliceRandom as _};
@@ -186,36 +186,28 @@ impl Scenario {
 /// Every order, in no particular sequence.
 fn orders(counts: Counts, chance: &mut StdRng) -> Vec<Order> {
     let mut orders = Vec::new();
-    let mut add = |goods: i64, quantity: i64, fate: Fate, chance: &mut StdRng| {
-        let body = match chance.random_bool(0.5) {
-            true => format!("{{\"goods_id\":{goods},\"quantity\":{quantity}}}"),
-            false => format!("{{\"goods_id\":\"{goods}\",\"quantity\":{quantity}}}"),
-        };
-        let id = Some(new_id(orders.len(), chance));
-        let message = Publication { id, content_type: "application/json", body: body.into_bytes() };
-        orders.push(Order { message, goods, quantity, fate });
-    };
     for _ in 0..counts.plain {
         let goods = match chance.random_range(0..=PLENTIFUL) {
             0 => *LONG_IDS.choose(chance).unwrap_or(&CLASSIC),
             goods => goods,
         };
-        add(goods, chance.random_range(1..=5), Fate::Completed, chance);
+        let quantity = chance.random_range(1..=5);
+        orders.push(order(orders.len(), goods, quantity, Fate::Completed, chance));
     }
     for number in 0..counts.scarce {
-        add(SCARCE[number % SCARCE.len()], 1, Fate::Either, chance);
+        orders.push(order(orders.len(), SCARCE[number % SCARCE.len()], 1, Fate::Either, chance));
     }
     for _ in 0..counts.too_many {
-        add(chance.random_range(1..=PLENTIFUL), TOO_MANY, Fate::Refused("out-of-stock"), chance);
+        let goods = chance.random_range(1..=PLENTIFUL);
+        orders.push(order(orders.len(), goods, TOO_MANY, Fate::Refused("out-of-stock"), chance));
     }
     for _ in 0..counts.unknown {
-        add(UNKNOWN, 1, Fate::Refused("unknown-goods"), chance);
+        orders.push(order(orders.len(), UNKNOWN, 1, Fate::Refused("unknown-goods"), chance));
     }
     for number in 0..counts.garbage {
-        add(0, 0, Fate::Undecodable, chance);
-        if let Some(order) = orders.last_mut() {
-            order.message.body = GARBAGE[number % GARBAGE.len()].to_vec();
-        }
+        let mut garbage = order(orders.len(), 0, 0, Fate::Undecodable, chance);
+        garbage.message.body = GARBAGE[number % GARBAGE.len()].to_vec();
+        orders.push(garbage);
     }
     for _ in 0..counts.classic {
         let id = Some(new_id(orders.len(), chance));
@@ -223,6 +215,17 @@ fn orders(counts: Counts, chance: &mut StdRng) -> Vec<Order> {
         orders.push(Order { message, goods: CLASSIC, quantity: 1, fate: Fate::Completed });
     }
     orders
+}
+
+/// The `number`-th order, as JSON: its goods id as a number or as text.
+fn order(number: usize, goods: i64, quantity: i64, fate: Fate, chance: &mut StdRng) -> Order {
+    let body = match chance.random_bool(0.5) {
+        true => format!("{{\"goods_id\":{goods},\"quantity\":{quantity}}}"),
+        false => format!("{{\"goods_id\":\"{goods}\",\"quantity\":{quantity}}}"),
+    };
+    let id = Some(new_id(number, chance));
+    let message = Publication { id, content_type: "application/json", body: body.into_bytes() };
+    Order { message, goods, quantity, fate }
 }
 
 /// A time-ordered UUID, as producers should use; the seed decides it.
@@ -347,6 +350,8 @@ pub(crate) fn introduce(scenario: &Scenario, servers: bool) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     const SIZES: [u32; 4] = [200, 1234, 5000, 20_000];

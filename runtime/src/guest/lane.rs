@@ -31,6 +31,11 @@ impl LaneGuest {
         Arc::clone(&self.pinned)
     }
 
+    /// The module that calls run on until the next [`Self::pin`].
+    pub fn pinned(&self) -> &Module {
+        &self.pinned
+    }
+
     /// Makes one attempt on the pinned module. [`Finished::instance`] is none: the lane's guest keeps it.
     pub async fn call(&mut self, call: Call, connection: Box<dyn Connection>) -> Finished {
         let started = Instant::now();

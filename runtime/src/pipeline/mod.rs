@@ -207,7 +207,7 @@ impl Pipeline {
     }
 
     fn can_compensate(&self) -> bool {
-        self.shared.modules.current().has_compensation
+        self.guest.pinned().has_compensation
     }
 
     /// Drops the lane's connection: it is not to be trusted after an error between batches.

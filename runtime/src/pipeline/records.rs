@@ -50,8 +50,6 @@ pub struct Records {
     inbox: Vec<InboxMove>,
     /// How long until each of what is to be run again is due.
     pub delays: Vec<Duration>,
-    /// Reasons of those that die in it.
-    pub dead: Vec<Reason>,
 }
 
 impl Records {
@@ -163,7 +161,6 @@ impl Records {
     }
 
     fn dead(&mut self, member: &Member, reason: Reason, failure: Option<&Failure>, scene: &Scene<'_>) {
-        self.dead.push(reason);
         let attempts = member.attempts() + 1;
         let (id, generation) = match &member.origin {
             Origin::Parked { row, token } => {
@@ -189,7 +186,6 @@ impl Records {
     }
 
     fn dead_apart(&mut self, member: &Member, reason: Reason, error: &str, scene: &Scene<'_>) {
-        self.dead.push(reason);
         self.drop_row(&member.origin);
         let row = NewParked::dead_apart(member.carried.clone(), reason, error, once_key(member, reason, scene));
         let id = row.id;
@@ -200,7 +196,6 @@ impl Records {
     fn dead_compensated(&mut self, member: &Member, scene: &Scene<'_>) {
         let Some((row, token)) = member.origin.owned_row() else { return };
         let reason = row.reason.clone().unwrap_or_default();
-        self.dead.extend(Reason::ALL.into_iter().find(|known| known.as_str() == reason));
         self.moves.push(ParkedMove::compensated(row, token));
         self.move_inbox(member, (Status::Parked, Some(row.id)), (Status::Dead, Some(row.id)), scene);
         self.copy(member, row.id, row.generation, &reason, row.code.as_deref(), scene);

@@ -13,7 +13,7 @@ use crate::ledger::Ledger;
 use crate::ledger::parked::{Incarnation, Phase};
 use crate::lock::lease::{Guard, Leases};
 use crate::lock::{Acquired, Lock, LockError, key};
-use crate::outcome::{Disposition, Outcome, Situation};
+use crate::outcome::{Disposition, Outcome, Reason, Situation};
 use crate::relay::Relay;
 use crate::retry::{RetryMode, RetryPolicy};
 use crate::telemetry::metrics::{Compensation, ConsumerMetrics};
@@ -195,13 +195,19 @@ impl Shared {
             Disposition::Retry { .. } | Disposition::Compensate(..) => self.metrics.parked(1),
             Disposition::Defer(_) => self.metrics.deferred(1),
             Disposition::Dead(reason, _) => self.metrics.dead(reason.as_str()),
+            Disposition::DeadCompensated => {
+                let reason = member.origin.owned_row().and_then(|(row, _)| row.reason.as_deref());
+                if let Some(known) = Reason::ALL.into_iter().find(|known| Some(known.as_str()) == reason) {
+                    self.metrics.dead(known.as_str());
+                }
+            }
             Disposition::DeadApart(reason, error) => {
                 self.metrics.dead(reason.as_str());
                 tracing::warn!(consumer = %self.name, message_id = member.name(), "dead letter ({reason}): {error}");
             }
             _ => {}
         }
-        if matches!(disposition, Disposition::Dead(crate::outcome::Reason::CompensationFailed, _)) {
+        if matches!(disposition, Disposition::Dead(Reason::CompensationFailed, _)) {
             self.metrics.compensated(Compensation::Failed);
         }
     }

@@ -1,4 +1,4 @@
-//! The ledger on MariaDB 10.5 and later, and on MySQL 8.
+//! The ledger on MariaDB 10.6 and later, and on MySQL 8.
 //!
 //! Parameters are bound by what they are, and the server converts: the types that it reports for the parameters of a
 //! prepared statement are of no use. What comes back is read by column type (`decode`).
