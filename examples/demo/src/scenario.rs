@@ -4,7 +4,7 @@
 //! the host dies) must not change any figure here. So goods are either plentiful, or unknown, or ordered in amounts that
 //! were never there, or scarce and ordered one at a time: then exactly as many orders succeed as there are items.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom as _, SliceRandom as _};
@@ -186,43 +186,48 @@ impl Scenario {
 /// Every order, in no particular sequence.
 fn orders(counts: Counts, chance: &mut StdRng) -> Vec<Order> {
     let mut orders = Vec::new();
-    let mut add = |goods: i64, quantity: i64, fate: Fate, chance: &mut StdRng| {
-        let body = match chance.random_bool(0.5) {
-            true => format!("{{\"goods_id\":{goods},\"quantity\":{quantity}}}"),
-            false => format!("{{\"goods_id\":\"{goods}\",\"quantity\":{quantity}}}"),
-        };
-        let id = Some(new_id(orders.len(), chance));
-        let message = Publication { id, content_type: "application/json", body: body.into_bytes() };
-        orders.push(Order { message, goods, quantity, fate });
-    };
     for _ in 0..counts.plain {
         let goods = match chance.random_range(0..=PLENTIFUL) {
             0 => *LONG_IDS.choose(chance).unwrap_or(&CLASSIC),
             goods => goods,
         };
-        add(goods, chance.random_range(1..=5), Fate::Completed, chance);
+        orders.push(order(goods, chance.random_range(1..=5), Fate::Completed, chance));
     }
     for number in 0..counts.scarce {
-        add(SCARCE[number % SCARCE.len()], 1, Fate::Either, chance);
+        orders.push(order(SCARCE[number % SCARCE.len()], 1, Fate::Either, chance));
     }
     for _ in 0..counts.too_many {
-        add(chance.random_range(1..=PLENTIFUL), TOO_MANY, Fate::Refused("out-of-stock"), chance);
+        let goods = chance.random_range(1..=PLENTIFUL);
+        orders.push(order(goods, TOO_MANY, Fate::Refused("out-of-stock"), chance));
     }
     for _ in 0..counts.unknown {
-        add(UNKNOWN, 1, Fate::Refused("unknown-goods"), chance);
+        orders.push(order(UNKNOWN, 1, Fate::Refused("unknown-goods"), chance));
     }
     for number in 0..counts.garbage {
-        add(0, 0, Fate::Undecodable, chance);
-        if let Some(order) = orders.last_mut() {
-            order.message.body = GARBAGE[number % GARBAGE.len()].to_vec();
-        }
+        let mut garbage = order(0, 0, Fate::Undecodable, chance);
+        garbage.message.body = GARBAGE[number % GARBAGE.len()].to_vec();
+        orders.push(garbage);
     }
     for _ in 0..counts.classic {
-        let id = Some(new_id(orders.len(), chance));
-        let message = Publication { id, content_type: "text/plain", body: CLASSIC.to_string().into_bytes() };
-        orders.push(Order { message, goods: CLASSIC, quantity: 1, fate: Fate::Completed });
+        let mut classic = order(CLASSIC, 1, Fate::Completed, chance);
+        classic.message.content_type = "text/plain";
+        classic.message.body = CLASSIC.to_string().into_bytes();
+        orders.push(classic);
+    }
+    for (number, order) in orders.iter_mut().enumerate() {
+        order.message.id = Some(new_id(number, chance));
     }
     orders
+}
+
+/// An order in JSON, with the id of the goods as a number or as a string.
+fn order(goods: i64, quantity: i64, fate: Fate, chance: &mut StdRng) -> Order {
+    let body = match chance.random_bool(0.5) {
+        true => format!("{{\"goods_id\":{goods},\"quantity\":{quantity}}}"),
+        false => format!("{{\"goods_id\":\"{goods}\",\"quantity\":{quantity}}}"),
+    };
+    let message = Publication { id: None, content_type: "application/json", body: body.into_bytes() };
+    Order { message, goods, quantity, fate }
 }
 
 /// A time-ordered UUID, as producers should use; the seed decides it.
@@ -267,7 +272,11 @@ fn settle(orders: &[Order], chance: &mut StdRng) -> (BTreeMap<i64, i64>, Expecte
 
 /// Duplicates: those that come soon, each with the place of its original in `flow` and its distance from it, and those
 /// that come after everything else.
-fn duplicates(flow: &[Publication], count: usize, chance: &mut StdRng) -> (Vec<(usize, Publication)>, Vec<Publication>) {
+fn duplicates(
+    flow: &[Publication],
+    count: usize,
+    chance: &mut StdRng,
+) -> (Vec<(usize, Publication)>, Vec<Publication>) {
     let originals: Vec<usize> = (0..flow.len()).filter(|&place| flow[place].id.is_some()).collect();
     let (mut near, mut late) = (Vec::new(), Vec::new());
     for number in 0..count {
@@ -347,6 +356,8 @@ pub(crate) fn introduce(scenario: &Scenario, servers: bool) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     const SIZES: [u32; 4] = [200, 1234, 5000, 20_000];
