@@ -47,7 +47,7 @@ guests: rust-guests $(GUESTS)/reduce_stock_python.wasm $(GUESTS)/reduce_stock_ty
 
 rust-guests:
 	@tests/setup.sh rust
-	cargo build --release --target wasm32-wasip2 -p reduce-stock -p chaos
+	cargo build --release --target wasm32-wasip2 -p reduce-stock -p chaos -p plain -p wrong-world
 
 # One rule for both languages: their sources and the contract on one side, a component on the other.
 CONTRACT := $(wildcard wit/*.wit)

@@ -105,7 +105,7 @@ pub enum HeaderValue {
     /// Any AMQP integer that fits; unsigned 64-bit ones that do not are `Decimal`.
     Integer(i64),
     /// Float or double.
-    Float(f64),
+    Float(#[serde(with = "any_float")] f64),
     /// Boolean.
     Boolean(bool),
     /// A byte array, or a string that is not UTF-8.
@@ -196,6 +196,24 @@ pub struct Message {
     pub body: Bytes,
 }
 
+/// Serde for floats, those that JSON has no number for included: AMQP can deliver NaN and infinities.
+mod any_float {
+    use serde::{Deserialize as _, Deserializer, Serializer};
+    use serde_json::Value;
+
+    pub(super) fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+        if value.is_finite() { serializer.serialize_f64(*value) } else { serializer.serialize_str(&value.to_string()) }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+        match Value::deserialize(deserializer)? {
+            Value::Number(number) => number.as_f64().ok_or_else(|| serde::de::Error::custom("a number out of range")),
+            Value::String(text) => text.parse().map_err(serde::de::Error::custom),
+            _ => Err(serde::de::Error::custom("neither a number nor the name of one")),
+        }
+    }
+}
+
 /// Serde for byte strings inside JSON.
 mod base64_bytes {
     use base64::Engine as _;
@@ -230,6 +248,16 @@ mod tests {
         let id = |text: &str| MessageId::new(text).unwrap();
         assert_ne!(id("A"), id("a"));
         assert_ne!(id("a"), id("a "));
+    }
+
+    #[test]
+    fn floats_survive_json_whatever_they_are() {
+        for value in [0.1, -0.0, f64::MAX, f64::INFINITY, f64::NEG_INFINITY] {
+            let json = serde_json::to_string(&HeaderValue::Float(value)).unwrap();
+            assert_eq!(serde_json::from_str::<HeaderValue>(&json).unwrap(), HeaderValue::Float(value), "{json}");
+        }
+        let json = serde_json::to_string(&HeaderValue::Float(f64::NAN)).unwrap();
+        assert!(matches!(serde_json::from_str(&json), Ok(HeaderValue::Float(value)) if value.is_nan()));
     }
 
     #[test]

@@ -220,7 +220,7 @@ fn spoken_for(code: &str, message: &str) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::retry::Mode;
+    use crate::retry::RetryMode;
 
     fn policy() -> RetryPolicy {
         RetryPolicy {
@@ -229,7 +229,7 @@ mod tests {
             multiplier: 1.0,
             max_interval: Duration::from_secs(10),
             jitter: 0.0,
-            mode: Mode::Delayed,
+            mode: RetryMode::Delayed,
         }
     }
 

@@ -17,13 +17,13 @@ pub struct Order {
 /// A JSON object, or the bare goods id that the classic producers send.
 impl FromMessage for Order {
     fn from_message(message: &Message) -> Result<Self, Failure> {
-        let bare = message.body_text()?.trim();
-        match bare.is_empty() || !bare.bytes().all(|byte| byte.is_ascii_digit()) {
-            true => message.body_json(),
-            false => match bare.parse() {
-                Ok(goods_id) => Ok(Self { goods_id, quantity: one() }),
-                Err(error) => Err(Failure::permanent("undecodable", format!("the body is no goods id: {error}"))),
-            },
+        let text = message.body_text()?.trim();
+        if text.starts_with('{') {
+            return message.body_json();
+        }
+        match text.parse() {
+            Ok(goods_id) if text.bytes().all(|byte| byte.is_ascii_digit()) => Ok(Self { goods_id, quantity: one() }),
+            _ => Err(Failure::permanent("undecodable", "the body is neither a JSON object nor a bare 64-bit goods id")),
         }
     }
 }

@@ -45,6 +45,7 @@ fn garbage_is_refused_for_good_before_any_statement() {
         "",
         "hello",
         "[]",
+        "[1, 2]",
         "{}",
         "-1",
         "99999999999999999999",

@@ -79,6 +79,11 @@ pub use failure::{Advice, Death, Failure};
 pub use hapax_guest_macros::{compensation, handler};
 pub use message::{HeaderValue, Message, Properties};
 
+/// The README's examples are tests.
+#[cfg(all(doctest, not(target_arch = "wasm32")))]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 /// What the macros' expansions call; no part of the public interface.
 #[doc(hidden)]
 pub mod __private {

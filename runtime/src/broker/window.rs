@@ -55,7 +55,7 @@ impl Window {
         self.entries.push_back(Entry { key, bytes, state: State::Open });
         self.open += 1;
         self.open_bytes += bytes;
-        self.first + self.entries.len() as u64 - 1
+        self.next_tag() - 1
     }
 
     /// The host has settled `tag`. Tags that were never delivered, or were settled before, change nothing.
@@ -77,6 +77,17 @@ impl Window {
     /// The sizes of their bodies, summed.
     pub(super) fn open_bytes(&self) -> u64 {
         self.open_bytes
+    }
+
+    /// The tag of the next delivery.
+    pub(super) fn next_tag(&self) -> u64 {
+        self.first + self.entries.len() as u64
+    }
+
+    /// How many deliveries from `tag` on the broker was not told about.
+    pub(super) fn untold_from(&self, tag: u64) -> usize {
+        let skipped = usize::try_from(tag.saturating_sub(self.first)).unwrap_or(usize::MAX);
+        self.entries.iter().skip(skipped).filter(|entry| entry.state != State::Told).count()
     }
 
     /// Takes the settled prefix off the window and returns the one acknowledgement that covers it.
@@ -180,7 +191,9 @@ mod tests {
         window.settle(1);
         window.settle(2);
         assert_eq!(window.take_prefix(), Some(Ack { tag: 2, multiple: true }));
+        assert_eq!((window.untold_from(1), window.untold_from(6), window.next_tag()), (1, 0, 6));
         window.settle(5);
+        assert_eq!((window.untold_from(1), window.untold_from(5)), (1, 1));
         assert_eq!(window.take_prefix(), Some(Ack { tag: 5, multiple: false }));
     }
 

@@ -1,8 +1,23 @@
 //! The command line: one file for each subcommand.
 //!
-//! Exit codes: 0 done, 1 failed, 2 wrong usage or config (nothing was started).
+//! Results go to standard output, everything else to standard error. Exit codes: 0 done, 1 failed, 2 wrong usage or
+//! config (nothing was started).
 
+mod check;
+mod dead;
+mod error;
+mod explain;
+mod import_ids;
+mod invoke;
+mod migrate;
+mod new;
+mod open;
+mod outbox;
+mod output;
+mod publish;
 mod run;
+mod topology;
+mod version;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -11,10 +26,30 @@ use clap::{Parser, Subcommand};
 
 use crate::config::Config;
 use crate::guest::compile;
+use crate::telemetry::logging::{self, Format, LogSettings};
+use output::tell;
 
-/// Consumes AMQP queues with WebAssembly handlers, so that every message takes effect once.
+/// What the wrong usage of a command, or a config that cannot be used, ends with.
+const USAGE: u8 = 2;
+
+const AFTER_HELP: &str = "\
+Start here:
+  hapax new my-handler       a handler in Rust, with a test
+  hapax invoke M.wasm …      run it once, on SQLite, and see what it did
+  hapax check -c hapax.toml  what is wrong with a config and its modules
+  hapax run -c hapax.toml    consume
+
+Exit codes of every command:
+  0  done
+  1  failed; the lines `error:`, `because:` and `hint:` on standard error say why, and what to do
+  2  wrong usage, or a config that cannot be used; nothing was started
+
+HAPAX_LOG sets what is logged to standard error: error, warn, info, debug, or by module (warn,hapax::lock=debug).";
+
+/// Consumes AMQP queues with WebAssembly handlers, so that every message takes effect once
 #[derive(Debug, Parser)]
-#[command(name = "hapax", version, about, max_term_width = 110)]
+#[command(name = "hapax", version = version::SHORT, long_version = version::LONG, about, max_term_width = 110)]
+#[command(after_long_help = AFTER_HELP, disable_help_subcommand = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -22,8 +57,28 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run every configured consumer until SIGTERM or SIGINT.
+    #[command(after_long_help = run::HELP)]
     Run(run::Args),
+    #[command(after_long_help = check::HELP)]
+    Check(check::Args),
+    #[command(after_long_help = new::HELP)]
+    New(new::Args),
+    #[command(after_long_help = invoke::HELP)]
+    Invoke(Box<invoke::Args>),
+    #[command(after_long_help = publish::HELP)]
+    Publish(Box<publish::Args>),
+    #[command(after_long_help = dead::HELP)]
+    Dead(Box<dead::Args>),
+    #[command(after_long_help = explain::HELP)]
+    Explain(explain::Args),
+    #[command(after_long_help = outbox::HELP)]
+    Outbox(outbox::Args),
+    #[command(after_long_help = migrate::HELP)]
+    Migrate(migrate::Args),
+    #[command(after_long_help = topology::HELP)]
+    Topology(topology::Args),
+    #[command(after_long_help = import_ids::HELP)]
+    ImportIds(import_ids::Args),
 }
 
 /// Parses the command line and carries it out.
@@ -35,31 +90,39 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return fail(&anyhow::Error::new(error).context("cannot start the async runtime")),
+        Err(error) => return error::report(&anyhow::Error::new(error).context("cannot start the async runtime")),
     };
-    let done = runtime.block_on(async {
-        match cli.command {
-            Command::Run(args) => run::run(args).await,
-        }
-    });
+    let done = runtime.block_on(carry_out(cli.command));
     // What is still running was given its time.
     runtime.shutdown_background();
-    done.unwrap_or_else(|error| fail(&error))
+    done.unwrap_or_else(|error| error::report(&error))
 }
 
-/// Prints an error with its causes, on one line each.
-fn fail(error: &anyhow::Error) -> ExitCode {
-    eprintln!("error: {error}");
-    for cause in error.chain().skip(1) {
-        eprintln!("  because: {cause}");
+async fn carry_out(command: Command) -> anyhow::Result<ExitCode> {
+    if !matches!(command, Command::Run(_)) {
+        // `run` reads its own settings; here a person is looking at the results of one command.
+        let filter = if matches!(command, Command::Invoke(_)) { "warn,hapax::guest=info" } else { "warn" };
+        logging::init(&LogSettings { format: Format::Text, filter: Some(filter.to_owned()) })?;
     }
-    ExitCode::FAILURE
+    match command {
+        Command::Run(args) => run::run(args).await,
+        Command::Check(args) => check::run(args).await,
+        Command::New(args) => new::run(&args),
+        Command::Invoke(args) => invoke::run(*args).await,
+        Command::Publish(args) => publish::run(*args).await,
+        Command::Dead(args) => dead::run(*args).await,
+        Command::Explain(args) => explain::run(args).await,
+        Command::Outbox(args) => outbox::run(args).await,
+        Command::Migrate(args) => migrate::run(args).await,
+        Command::Topology(args) => topology::run(&args),
+        Command::ImportIds(args) => import_ids::run(args).await,
+    }
 }
 
 /// Where the config is looked for.
 #[derive(Debug, clap::Args)]
 struct ConfigArg {
-    /// The config file.
+    /// The config file
     #[arg(short, long, value_name = "FILE", default_value = "hapax.toml", env = "HAPAX_CONFIG")]
     config: PathBuf,
 }
@@ -71,7 +134,7 @@ fn load(path: &Path) -> Option<Config> {
         Err(errors) => (None, errors),
     };
     for diagnostic in &diagnostics {
-        eprintln!("{diagnostic}\n");
+        tell!("{diagnostic}\n");
     }
     config
 }

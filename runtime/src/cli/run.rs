@@ -12,18 +12,32 @@ use crate::host;
 use crate::telemetry::logging::{self, Format, LogSettings};
 use crate::telemetry::metrics::Metrics;
 
-/// Arguments of `hapax run`.
+pub(super) const HELP: &str = "\
+Examples:
+  hapax run -c hapax.toml
+  HAPAX_LOG=info,hapax::broker=debug hapax run -c hapax.toml --log json
+
+Signals: SIGTERM and SIGINT stop it in good order: no new deliveries, what has begun is finished within `drain`, the
+rest is given back. The same signal again ends it at once; nothing is lost by that either.
+
+Exit codes: 0 stopped in good order, 1 could not start, 2 the config has errors.";
+
+/// Run every configured consumer until SIGTERM or SIGINT
+///
+/// Starts in any order with its servers: what is not there yet (broker, queue, lock, database, module) is waited for, and
+/// the log says for what. A module whose file changes is swapped while messages flow; one that does not load changes
+/// nothing.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
     config: ConfigArg,
-    /// How logs look: `text` or `json`. The config's `log.format` otherwise.
+    /// How logs look: `text` or `json`; `log.format` of the config otherwise
     #[arg(long, value_name = "FORMAT")]
     log: Option<Format>,
 }
 
 pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let Some(config) = super::load(&args.config.config) else { return Ok(ExitCode::from(2)) };
+    let Some(config) = super::load(&args.config.config) else { return Ok(ExitCode::from(super::USAGE)) };
     let format = args.log.unwrap_or(match config.log.format {
         LogFormat::Text => Format::Text,
         LogFormat::Json => Format::Json,

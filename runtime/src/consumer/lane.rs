@@ -1,7 +1,8 @@
 //! A lane: one sequential worker with one transaction at a time. It alternates between its two sources, the broker's
 //! deliveries and SQL's parked rows, and settles what its pipeline has committed.
 
-use std::collections::{HashMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -19,6 +20,10 @@ use crate::retry::RetryMode;
 
 /// How soon a delivery whose lock somebody else holds is looked at again.
 const LOCK_WAIT: Duration = Duration::from_millis(50);
+
+/// What is due later than this is left to the clock, and so is what is parked while this many alarms are set.
+const FAR: Duration = Duration::from_secs(600);
+const MAX_ALARMS: usize = 10_000;
 
 /// Back-off between probes of a handler that keeps failing.
 const PROBE_EVERY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
@@ -52,7 +57,8 @@ pub(super) struct Lane {
     held: Vec<Member>,
     /// The run token of what this lane took last, to give back what it will not finish.
     taken: Arc<Mutex<Option<RunToken>>>,
-    next_due: Option<Instant>,
+    /// When something parked is, or may be, due: what this lane parked itself, and what the clock says.
+    alarms: BinaryHeap<Reverse<Instant>>,
     /// Blocking retry: something that came earlier may be pending.
     blocked: bool,
     parked_turn: bool,
@@ -84,7 +90,7 @@ impl Lane {
             waiting: Vec::new(),
             held: Vec::new(),
             taken,
-            next_due: Some(Instant::now()),
+            alarms: BinaryHeap::from([Reverse(Instant::now())]),
             parked_turn: true,
             probe_delay: PROBE_EVERY.0,
         }
@@ -131,12 +137,19 @@ impl Lane {
         self.buffered.retain(|member| !member.is_stale());
         if let Ok(true) = self.due.has_changed() {
             let due = *self.due.borrow_and_update();
-            self.next_due = [self.next_due, due].into_iter().flatten().min();
+            self.alarms.extend(due.map(Reverse));
         }
     }
 
     fn is_due(&self) -> bool {
-        self.next_due.is_some_and(|at| at <= Instant::now())
+        self.alarms.peek().is_some_and(|Reverse(at)| *at <= Instant::now())
+    }
+
+    /// Sets an alarm; past a limit the clock will do.
+    fn alarm(&mut self, delay: Duration) {
+        if self.alarms.len() < MAX_ALARMS && delay < FAR {
+            self.alarms.push(Reverse(Instant::now() + delay));
+        }
     }
 
     fn may_deliver(&self) -> bool {
@@ -146,7 +159,8 @@ impl Lane {
     /// Waits for something to do.
     async fn wait(&mut self, stop: &CancellationToken) {
         let ripe = self.waiting.iter().map(|(at, _)| *at).min();
-        let until = [self.next_due, ripe].into_iter().flatten().min();
+        let due = self.alarms.peek().map(|Reverse(at)| *at);
+        let until = [due, ripe].into_iter().flatten().min();
         let timer = async {
             match until {
                 Some(at) => tokio::time::sleep_until(at.into()).await,
@@ -158,7 +172,10 @@ impl Lane {
         tokio::select! {
             biased;
             () = stop.cancelled() => {}
-            changed = self.due.changed() => if changed.is_err() { stop.cancelled().await },
+            changed = self.due.changed() => match changed {
+                Ok(()) => self.due.mark_changed(),
+                Err(_) => stop.cancelled().await,
+            },
             // More deliveries are no use to a lane that may not run those it has.
             Some(member) = self.deliveries.recv(), if room => self.buffered.push_back(member),
             () = timer => {}
@@ -177,7 +194,10 @@ impl Lane {
 
     /// A turn of parked rows: takes what is due and runs it.
     async fn run_parked(&mut self) -> Result<(), DbError> {
-        self.next_due = None;
+        let now = Instant::now();
+        while self.alarms.peek().is_some_and(|Reverse(at)| *at <= now) {
+            self.alarms.pop();
+        }
         let common = self.common.clone();
         let in_order = self.common.shared.retry.mode == RetryMode::Blocking;
         if in_order {
@@ -222,8 +242,9 @@ impl Lane {
             }
             return Ok(false);
         }
-        // There may be more of them, and the clock only speaks about what it has not spoken of.
-        self.next_due = Some(Instant::now());
+        if rows.len() == limit {
+            self.alarm(Duration::ZERO);
+        }
         self.remember(Some(token));
         self.process(self.members(rows, token), probing).await;
         if self.held.is_empty() {
@@ -287,9 +308,8 @@ impl Lane {
         for (link, tags) in tags.into_values() {
             link.acknowledge(tags);
         }
-        if let Some(delay) = report.soonest {
-            let due = Instant::now() + delay.min(Duration::from_secs(3600));
-            self.next_due = Some(self.next_due.map_or(due, |next| next.min(due)));
+        for delay in report.delays {
+            self.alarm(delay);
             self.blocked = self.common.shared.retry.mode == RetryMode::Blocking;
         }
         let again = Instant::now() + LOCK_WAIT;

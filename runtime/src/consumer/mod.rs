@@ -127,6 +127,7 @@ fn start_lanes(common: &Arc<Common>, count: u16, stop: &CancellationToken) -> (V
     let mut tasks = JoinSet::new();
     let handles = (0..count)
         .map(|lane| {
+            #[expect(clippy::disallowed_methods, reason = "bounded by the prefetch: nothing else is sent through it")]
             let (deliveries, received) = mpsc::unbounded_channel();
             let (due, due_seen) = watch::channel(None);
             let taken = Arc::new(Mutex::new(None));

@@ -46,12 +46,12 @@ pub enum LoadError {
         path: PathBuf,
     },
     /// It ends too early.
-    #[error("{}: is truncated: {reason}; copy it again, and replace modules by renaming", path.display())]
+    #[error("{}: is truncated: {missing} bytes are missing; copy it again, and replace modules by renaming", path.display())]
     Truncated {
         /// The module.
         path: PathBuf,
-        /// The validator's words.
-        reason: String,
+        /// How many bytes its last section lacks, at least.
+        missing: u64,
     },
     /// It is broken, or uses a feature of WebAssembly that is not supported.
     #[error("{}: is not a valid component: {reason}", path.display())]

@@ -66,6 +66,9 @@ impl fmt::Debug for ConfigValues {
     }
 }
 
+/// In bytes: AMQP has no longer names, and a config refuses them. One that is longer stands for every exchange.
+const LONGEST_NAME: usize = 255;
+
 /// An exchange, and the routing keys that may be used there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublishGrant {
@@ -76,9 +79,14 @@ pub struct PublishGrant {
 }
 
 impl PublishGrant {
+    /// Every exchange and every routing key: for a call whose messages nobody publishes.
+    pub(crate) fn anywhere() -> Self {
+        Self { exchange: "*".repeat(LONGEST_NAME + 1), routing_key: "#".to_owned() }
+    }
+
     /// Whether this grant covers a publication.
     pub fn allows(&self, exchange: &str, routing_key: &str) -> bool {
-        self.exchange == exchange && topic_matches(&self.routing_key, routing_key)
+        (self.exchange == exchange || self.exchange.len() > LONGEST_NAME) && topic_matches(&self.routing_key, routing_key)
     }
 }
 

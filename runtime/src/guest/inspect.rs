@@ -91,7 +91,7 @@ impl Inspection {
     /// be compared: nobody sees which ones a module asks for.
     pub fn findings(&self, grants: &Grants) -> Vec<GrantFinding> {
         let needs = |grant| self.imports.iter().any(|(_, status)| *status == ImportStatus::NeedsGrant(grant));
-        let tables = match (needs(NeededGrant::Tables), grants.tables == Grants::default().tables) {
+        let tables = match (needs(NeededGrant::Tables), grants.tables.0.is_empty()) {
             (true, true) => Some(GrantFinding::NoTables),
             (false, false) => Some(GrantFinding::UnusedTables),
             _ => None,

@@ -10,12 +10,12 @@ use wasmtime::component::TypedFunc;
 use super::bindings::types;
 use super::engine::EngineError;
 use super::grants::ConsumerContext;
-use super::lent::Lent;
+use super::lent::{Lent, gone};
 use super::module::Module;
 use super::output::{Output, Speaker};
 use super::state::State;
 use super::verdict::{Ending, MemoryState, host_failure, judge, timed_out, trapped};
-use super::{Advice, Call, Failure, Finished, Phase, convert};
+use super::{Advice, Call, Failure, Finished, Phase, Verdict, convert};
 use crate::ledger::database::{Connection, DbError};
 
 type Answer = (Result<(), types::Failure>,);
@@ -104,16 +104,18 @@ impl Instance {
         let (ending, ping) = inner.run(&call, limit).await;
         let spent = matches!(ending, Ending::Stopped(_)) || inner.is_worn();
         let sql = inner.store.data_mut().sql.finish();
-        let mut outbox = inner.store.data_mut().outbox.finish();
+        let outbox = inner.store.data_mut().outbox.finish();
         inner.store.data_mut().context.finish();
-        let verdict = judge(ending, sql.failure, ping);
-        if verdict != super::Verdict::Ok {
-            outbox.clear();
-        }
         let (lent, module) = (Arc::clone(&inner.lent), inner.module.digest);
         // The guest's memory goes before the wait for the database.
         let instance = (!spent).then_some(self);
         let connection = lent.take_back().await;
+        let verdict = match judge(ending, sql.failure, ping) {
+            // Whatever became of the connection, the transaction went with it.
+            Verdict::Ok if connection.is_none() => Verdict::Infrastructure(gone()),
+            verdict => verdict,
+        };
+        let outbox = if verdict == Verdict::Ok { outbox } else { Vec::new() };
         let elapsed = started.elapsed();
         Finished { verdict, outbox, connection, touched_sql: sql.touched, instance, module, elapsed }
     }
@@ -228,11 +230,11 @@ fn speaker(module: &Module, consumer: &ConsumerContext, call: Option<&Call>) -> 
 
 impl InstanceError {
     /// What this means for the message that was to be handled.
-    pub fn into_verdict(self) -> super::Verdict {
+    pub fn into_verdict(self) -> Verdict {
         match self {
-            Self::Engine(error) => super::Verdict::Infrastructure(DbError::infrastructure(error.to_string())),
-            Self::Contract(reason) => super::Verdict::Failed(host_failure("trap", reason, None)),
-            Self::Start(failure) => super::Verdict::Failed(Failure {
+            Self::Engine(error) => Verdict::Infrastructure(DbError::infrastructure(error.to_string())),
+            Self::Contract(reason) => Verdict::Failed(host_failure("trap", reason, None)),
+            Self::Start(failure) => Verdict::Failed(Failure {
                 advice: Advice::ByPolicy,
                 message: format!("the module fails to start: {}", failure.message),
                 ..failure

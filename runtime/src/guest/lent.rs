@@ -166,12 +166,15 @@ fn out_of_time(limit: Duration) -> DbError {
         kind: DbErrorKind::TimedOut,
         code: Some("timeout".to_owned()),
         constraint: None,
-        message: format!("no answer from the database within the {limit:.1?} that were left; the statement was stopped"),
+        message: format!(
+            "no answer from the database within the {limit:.1?} that were left; the statement was stopped"
+        ),
         connection_lost: true,
     }
 }
 
-fn gone() -> DbError {
+/// The error of a connection that was lost.
+pub(crate) fn gone() -> DbError {
     DbError { connection_lost: true, ..DbError::infrastructure("the connection to the database is gone") }
 }
 

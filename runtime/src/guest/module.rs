@@ -244,7 +244,7 @@ fn link(
     })
 }
 
-fn linker(component: &Component) -> wasmtime::Result<Linker<State>> {
+pub(crate) fn linker(component: &Component) -> wasmtime::Result<Linker<State>> {
     let mut linker = Linker::new(component.engine());
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     host::context::add_to_linker(&mut linker)?;
@@ -261,9 +261,7 @@ async fn start_once(module: &Arc<Module>) -> Result<(), LoadError> {
     match tokio::time::timeout(START_LIMIT, Instance::new(module, &consumer)).await {
         Ok(Ok(_instance)) => Ok(()),
         Ok(Err(InstanceError::Engine(busy))) => Err(busy.into()),
-        Ok(Err(InstanceError::Contract(reason))) => {
-            Err(LoadError::Link { path: module.path.clone(), reason })
-        }
+        Ok(Err(InstanceError::Contract(reason))) => Err(LoadError::Link { path: module.path.clone(), reason }),
         Ok(Err(InstanceError::Start(failure))) => Err(error(match failure.detail {
             Some(detail) => format!("{}\n{detail}", failure.message),
             None => failure.message,

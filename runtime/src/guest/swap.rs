@@ -82,6 +82,8 @@ impl ModuleSlot {
         // Kept: it watches while it lives.
         let _watcher = watcher(&self.path, sender);
         let mut seen = stamp(&self.path);
+        // It may have changed between the first load and the watch.
+        self.exchange(on_swap, &mut seen).await;
         loop {
             let event = tokio::time::timeout(POLL, events.recv()).await;
             // Without a watcher the channel is closed, and only the clock is left.
@@ -98,11 +100,7 @@ impl ModuleSlot {
     }
 
     /// Reloads, again while the file keeps changing.
-    async fn exchange(
-        &self,
-        on_swap: &(impl Fn(Result<&Module, &LoadError>) + Send + Sync),
-        seen: &mut Option<Stamp>,
-    ) {
+    async fn exchange(&self, on_swap: &(impl Fn(Result<&Module, &LoadError>) + Send + Sync), seen: &mut Option<Stamp>) {
         let old = self.current().short_digest();
         for retry in 0..=MAX_RETRIES {
             let error = match self.reload().await {

@@ -25,13 +25,14 @@ pub(crate) enum Ending {
 /// What the database did to the attempt outranks what the guest made of it: a guest that swallows a deadlock, or
 /// panics because of one, has still met a deadlock.
 pub(crate) fn judge(ending: Ending, sql: Option<SqlFailure>, ping: Option<DbError>) -> Verdict {
-    let (sql_error, cause) = match sql {
-        Some(SqlFailure { message, cause, .. }) => (Some(message), cause),
-        None => (None, None),
-    };
-    match cause {
-        Some(error) if error.kind == DbErrorKind::Contention => return Verdict::Contention(error),
-        Some(error) if error.kind == DbErrorKind::Infrastructure => return Verdict::Infrastructure(error),
+    let sql_error = sql.as_ref().map(|failure| failure.message().to_owned());
+    match sql {
+        Some(SqlFailure::Database(error)) if error.kind == DbErrorKind::Contention => {
+            return Verdict::Contention(error);
+        }
+        Some(SqlFailure::Database(error)) if error.kind == DbErrorKind::Infrastructure => {
+            return Verdict::Infrastructure(error);
+        }
         _ => {}
     }
     if let Some(error) = ping {
@@ -129,7 +130,8 @@ mod tests {
     }
 
     fn sql(cause: Option<DbError>) -> Option<SqlFailure> {
-        Some(SqlFailure { kind: ErrorKind::Other, code: None, constraint: None, message: "no such row".into(), cause })
+        let refused = SqlFailure::Refused { kind: ErrorKind::Denied, code: None, message: "no grant".into() };
+        Some(cause.map_or(refused, SqlFailure::Database))
     }
 
     fn failed(code: &str) -> Failure {

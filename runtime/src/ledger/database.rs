@@ -78,9 +78,10 @@ pub trait Database: Send + Sync {
 /// [`DbErrorKind::Infrastructure`] where the scheme is unknown or the URL cannot be read. The URL is not in the message.
 pub fn open(url: &str, settings: SessionSettings) -> Result<Arc<dyn Database>, DbError> {
     let scheme = url.split(':').next().unwrap_or_default();
+    let is_complete = url.contains("://") || scheme == "sqlite";
     match scheme {
-        "postgres" | "postgresql" => Ok(Arc::new(super::postgres::Postgres::new(url, settings)?)),
-        "mysql" | "mariadb" => Ok(Arc::new(super::mysql::MySql::new(url, settings)?)),
+        "postgres" | "postgresql" if is_complete => Ok(Arc::new(super::postgres::Postgres::new(url, settings)?)),
+        "mysql" | "mariadb" if is_complete => Ok(Arc::new(super::mysql::MySql::new(url, settings)?)),
         "sqlite" => Ok(Arc::new(super::sqlite::Sqlite::new(url, settings)?)),
         _ => Err(DbError::infrastructure(
             "the database URL must begin with postgres://, postgresql://, mysql://, mariadb://, sqlite://PATH or \

@@ -6,7 +6,7 @@ use super::database::{Connection, DbError};
 use super::inbox::{InboxMove, InboxRow, Status};
 use super::parked::{ParkedId, ParkedRow, State, millis, read_row};
 use super::statements::Args;
-use super::{Ledger, own_transaction, execute, query};
+use super::{Ledger, execute, own_transaction, query};
 use crate::message::MessageId;
 
 /// Which parked rows to list.
@@ -49,7 +49,9 @@ pub struct Known {
 }
 
 impl Ledger {
-    /// A page of dead letters, oldest first, without bodies; `after` is the last key of the page before.
+    /// A page of dead letters in the order of their keys, without bodies; `after` is the last key of the page before.
+    /// Keys are made when a message arrives, so that older ones come first; those of conflicts are derived, and come
+    /// anywhere.
     pub async fn dead_letters(
         &self,
         filter: &Filter,
@@ -134,22 +136,20 @@ impl Ledger {
         target: Option<(MessageId, u16)>,
     ) -> Result<Redriven, DbError> {
         let args = guard(row.id, row.generation).one("delay", millis(delay));
-        let done = if self.is_owner(connection, row).await? {
-            execute(connection, &self.statements.redrive, args.one("forced", i64::from(forced))).await?
-        } else {
-            let Some((id, slot)) = target else { return Ok(Redriven::NoId) };
+        if !self.is_owner(connection, row).await? {
+            let Some((id, slot)) = target else {
+                return Ok(self.why_not(connection, row).await?.unwrap_or(Redriven::NoId));
+            };
             let args = args.one("message_id", id.as_bytes()).one("slot", i64::from(slot));
             let done = execute(connection, &self.statements.redrive_as_delivery, args).await?;
-            return Ok(if done.rows_affected == 1 { Redriven::Yes } else { Redriven::Already });
-        };
+            return match done.rows_affected {
+                0 => Ok(self.why_not(connection, row).await?.unwrap_or(Redriven::Already)),
+                _ => Ok(Redriven::Yes),
+            };
+        }
+        let done = execute(connection, &self.statements.redrive, args.one("forced", i64::from(forced))).await?;
         if done.rows_affected == 0 {
-            return Ok(match self.parked_in(connection, row.id).await? {
-                None => Redriven::Gone,
-                Some(found) if found.state == State::Dead && found.generation == row.generation => {
-                    Redriven::AlreadyCompensated
-                }
-                Some(_) => Redriven::Already,
-            });
+            return Ok(self.why_not(connection, row).await?.unwrap_or(Redriven::AlreadyCompensated));
         }
         if let Some(id) = row.message_id.clone() {
             let (from, to) = ((Status::Dead, Some(row.id)), (Status::Parked, Some(row.id)));
@@ -157,6 +157,15 @@ impl Ledger {
             self.move_inbox(connection, &row.consumer, &[moved]).await?;
         }
         Ok(Redriven::Yes)
+    }
+
+    /// Why a row is no dead letter of that generation; none if it is.
+    async fn why_not(&self, connection: &mut dyn Connection, row: &ParkedRow) -> Result<Option<Redriven>, DbError> {
+        Ok(match self.parked_in(connection, row.id).await? {
+            None => Some(Redriven::Gone),
+            Some(found) if found.state == State::Dead && found.generation == row.generation => None,
+            Some(_) => Some(Redriven::Already),
+        })
     }
 
     /// True if the inbox row of the message names this parked row.

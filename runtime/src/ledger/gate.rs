@@ -34,6 +34,7 @@ pub(super) const MIGRATIONS_TABLE: &str = "hapax_migrations";
 #[derive(Debug, Default)]
 pub(super) struct Gate {
     busy: bool,
+    abandoned: bool,
     lost: Option<String>,
     transaction: Transaction,
     savepoint: bool,
@@ -45,7 +46,10 @@ enum Transaction {
     None,
     Open,
     /// A statement failed. `gone`: the database has already rolled the whole transaction back.
-    Failed { why: DbError, gone: bool },
+    Failed {
+        why: DbError,
+        gone: bool,
+    },
 }
 
 impl Gate {
@@ -105,6 +109,7 @@ impl Gate {
     pub(super) fn enter(&mut self) -> Result<(), DbError> {
         if self.busy {
             self.lost = Some("a call was abandoned in the middle of a statement".to_owned());
+            self.abandoned = true;
             self.busy = false;
         }
         match &self.lost {
@@ -191,9 +196,9 @@ impl Gate {
         !matches!(self.transaction, Transaction::None)
     }
 
-    /// True while a call is under way, or was abandoned.
-    pub(super) fn is_busy(&self) -> bool {
-        self.busy
+    /// True where a call was abandoned, so that the server may still be at work.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.busy || self.abandoned
     }
 }
 
@@ -225,7 +230,7 @@ pub(super) fn driver_error(error: &sqlx::Error) -> DbError {
     match error {
         Error::Configuration(why) => DbError::infrastructure(format!("the database URL is not usable: {why}")),
         Error::Encode(why) => invalid(format!("a parameter cannot be sent: {why}")),
-        Error::Io(why) => lost(format!("connection to the database lost: {why}")),
+        Error::Io(why) => lost(format!("the connection to the database failed: {why}")),
         Error::Tls(why) => lost(format!("TLS to the database failed: {why}")),
         Error::Protocol(why) => lost(format!("unexpected answer of the database: {why}")),
         other => lost(format!("database driver: {other}")),
@@ -243,7 +248,10 @@ pub(super) async fn within<T>(
         Ok(result) => result,
         Err(_) => {
             kill.kill().await;
-            Err(DbError { kind, ..lost(format!("no answer of the database within {}", humantime::format_duration(limit))) })
+            Err(DbError {
+                kind,
+                ..lost(format!("no answer of the database within {}", humantime::format_duration(limit)))
+            })
         }
     }
 }
@@ -260,10 +268,9 @@ pub(super) async fn connecting<T>(
             message: format!("cannot connect to {to}: {}", error.message),
             ..error
         }),
-        Err(_) => Err(lost(format!(
-            "cannot connect to {to}: no answer within {}",
-            humantime::format_duration(CONNECT_LIMIT)
-        ))),
+        Err(_) => {
+            Err(lost(format!("cannot connect to {to}: no answer within {}", humantime::format_duration(CONNECT_LIMIT))))
+        }
     }
 }
 
@@ -357,39 +364,45 @@ impl Rows {
     }
 }
 
-/// Applies, or with `dry_run` lists, the migrations that are pending.
+/// The migrations that are pending, as far as can be told without a lock. None where some have to be applied, under a
+/// lock, by [`apply_migrations`].
 ///
 /// Nothing is created or locked where nothing is pending, so that a host without DDL rights works on tables made
 /// beforehand.
-pub(super) async fn migrate<C: Migrate>(
+pub(super) async fn plan_migrations<C: Migrate>(
     connection: &mut C,
     migrator: &Migrator,
     table_exists: bool,
     dry_run: bool,
-) -> Result<Vec<Migration>, MigrateError> {
-    let applied = if table_exists { applied(connection).await? } else { Vec::new() };
-    let waiting = pending(migrator, &applied)?;
-    if dry_run || waiting.is_empty() {
-        return Ok(waiting.into_iter().map(describe).collect());
+) -> Result<Option<Vec<Migration>>, MigrateError> {
+    // Where a migration is not done in one transaction, another host that is at it looks like one that was interrupted
+    // at it. Who wants to apply something asks again under the lock.
+    let interrupted = if table_exists { connection.dirty_version(MIGRATIONS_TABLE).await? } else { None };
+    if let (Some(version), true) = (interrupted, dry_run) {
+        return Err(MigrateError::Dirty(version));
     }
-    connection.lock().await?;
+    let applied = if table_exists { connection.list_applied_migrations(MIGRATIONS_TABLE).await? } else { Vec::new() };
+    let waiting = pending(migrator, &applied)?;
+    let is_done = dry_run || (waiting.is_empty() && interrupted.is_none());
+    Ok(is_done.then(|| waiting.into_iter().map(describe).collect()))
+}
+
+/// Applies the migrations that are pending now that the caller has the lock: another host may have migrated before.
+pub(super) async fn apply_migrations<C: Migrate>(
+    connection: &mut C,
+    migrator: &Migrator,
+) -> Result<Vec<Migration>, MigrateError> {
     connection.ensure_migrations_table(MIGRATIONS_TABLE).await?;
-    // Another host may have migrated while this one waited for the lock.
-    let applied = self::applied(connection).await?;
+    if let Some(version) = connection.dirty_version(MIGRATIONS_TABLE).await? {
+        return Err(MigrateError::Dirty(version));
+    }
+    let applied = connection.list_applied_migrations(MIGRATIONS_TABLE).await?;
     let mut done = Vec::new();
     for migration in pending(migrator, &applied)? {
         connection.apply(MIGRATIONS_TABLE, migration).await?;
         done.push(describe(migration));
     }
-    connection.unlock().await?;
     Ok(done)
-}
-
-async fn applied<C: Migrate>(connection: &mut C) -> Result<Vec<AppliedMigration>, MigrateError> {
-    if let Some(version) = connection.dirty_version(MIGRATIONS_TABLE).await? {
-        return Err(MigrateError::Dirty(version));
-    }
-    connection.list_applied_migrations(MIGRATIONS_TABLE).await
 }
 
 fn pending<'m>(

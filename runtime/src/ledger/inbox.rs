@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::database::{Connection, DbError};
 use super::parked::ParkedId;
 use super::statements::Args;
-use super::{Ledger, Reader, execute, moved_elsewhere, query};
+use super::{Ledger, Reader, STATEMENT_ROWS, all_moved, execute, moved_elsewhere, query};
 use crate::message::{BodyDigest, MessageId};
 
 /// What the inbox says about an id.
@@ -97,7 +97,7 @@ pub struct InboxMove {
 
 impl Ledger {
     /// Claims ids in one statement, sorted by id so that no two batches wait for each other in a circle. The ids must
-    /// be distinct. Answers come in the order of `claims`.
+    /// be distinct. Answers come in the order of `claims`. (More than [`STATEMENT_ROWS`] take several statements.)
     ///
     /// A claim held by an open transaction is waited for, up to the session's lock time-out ([`Contention`] then).
     ///
@@ -113,11 +113,14 @@ impl Ledger {
         }
         let mut sorted: Vec<&Claim> = claims.iter().collect();
         sorted.sort_by(|a, b| a.id.cmp(&b.id));
-        let mut existing = if self.features.insert_returning {
-            self.claim_returning(connection, consumer, &sorted).await?
-        } else {
-            self.claim_after_look(connection, consumer, &sorted).await?
-        };
+        let mut existing = HashMap::new();
+        for part in sorted.chunks(STATEMENT_ROWS) {
+            existing.extend(if self.features.insert_returning {
+                self.claim_returning(connection, consumer, part).await?
+            } else {
+                self.claim_after_look(connection, consumer, part).await?
+            });
+        }
         Ok(claims
             .iter()
             .map(|claim| existing.remove(claim.id.as_bytes()).map_or(Claimed::New, Claimed::Existing))
@@ -178,6 +181,9 @@ impl Ledger {
         consumer: &str,
         ids: &[&MessageId],
     ) -> Result<HashMap<Vec<u8>, InboxRow>, DbError> {
+        if ids.is_empty() {
+            return Ok(HashMap::new());
+        }
         let args =
             Args::new().one("consumer", consumer).blobs("message_id", ids.iter().map(|id| Some(id.as_bytes().into())));
         let found = query(connection, &self.statements.inbox_existing, args).await?;
@@ -200,13 +206,14 @@ impl Ledger {
         consumer: &str,
         ids: &[&MessageId],
     ) -> Result<(), DbError> {
-        if ids.is_empty() {
-            return Ok(());
+        for ids in ids.chunks(STATEMENT_ROWS) {
+            let args = Args::new()
+                .one("consumer", consumer)
+                .blobs("message_id", ids.iter().map(|id| Some(id.as_bytes().into())));
+            let deleted = execute(connection, &self.statements.unclaim, args).await?;
+            all_moved(deleted, ids.len(), "an inbox row")?;
         }
-        let args =
-            Args::new().one("consumer", consumer).blobs("message_id", ids.iter().map(|id| Some(id.as_bytes().into())));
-        let deleted = execute(connection, &self.statements.unclaim, args).await?;
-        if deleted.rows_affected == ids.len() as u64 { Ok(()) } else { Err(moved_elsewhere("an inbox row")) }
+        Ok(())
     }
 
     /// Moves rows from one status to another; each must still say what `from` says.
@@ -216,22 +223,22 @@ impl Ledger {
         consumer: &str,
         moves: &[InboxMove],
     ) -> Result<(), DbError> {
-        if moves.is_empty() {
-            return Ok(());
-        }
         let mut sorted: Vec<&InboxMove> = moves.iter().collect();
         sorted.sort_by(|a, b| a.id.cmp(&b.id));
         let blob = |id: Option<ParkedId>| id.map(|id| id.0.to_vec());
-        let args = Args::new()
-            .one("consumer", consumer)
-            .blobs("message_id", sorted.iter().map(|row| Some(row.id.as_bytes().to_vec())))
-            .ints("was", sorted.iter().map(|row| Some(row.from.0.code())))
-            .blobs("was_parked", sorted.iter().map(|row| blob(row.from.1)))
-            .ints("status", sorted.iter().map(|row| Some(row.to.0.code())))
-            .blobs("parked_id", sorted.iter().map(|row| blob(row.to.1)))
-            .blobs("module", sorted.iter().map(|row| row.module.map(|module| module.to_vec())));
-        let moved = execute(connection, &self.statements.inbox_move, args).await?;
-        if moved.rows_affected == moves.len() as u64 { Ok(()) } else { Err(moved_elsewhere("an inbox row")) }
+        for moves in sorted.chunks(STATEMENT_ROWS) {
+            let args = Args::new()
+                .one("consumer", consumer)
+                .blobs("message_id", moves.iter().map(|row| Some(row.id.as_bytes().to_vec())))
+                .ints("was", moves.iter().map(|row| Some(row.from.0.code())))
+                .blobs("was_parked", moves.iter().map(|row| blob(row.from.1)))
+                .ints("status", moves.iter().map(|row| Some(row.to.0.code())))
+                .blobs("parked_id", moves.iter().map(|row| blob(row.to.1)))
+                .blobs("module", moves.iter().map(|row| row.module.map(|module| module.to_vec())));
+            let moved = execute(connection, &self.statements.inbox_move, args).await?;
+            all_moved(moved, moves.len(), "an inbox row")?;
+        }
+        Ok(())
     }
 }
 

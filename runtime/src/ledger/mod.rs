@@ -27,6 +27,9 @@ use database::{Connection, Database, DbError, Dialect, Features};
 use statements::{Args, Statement, Statements};
 use value::{Executed, ResultSet, RowLimits, Value};
 
+/// At most this many rows travel in one statement. MySQL takes 65,535 parameters, SQLite 32,766, and a parked row has 23.
+pub const STATEMENT_ROWS: usize = 1000;
+
 /// One database's `hapax_*` tables.
 pub struct Ledger {
     database: Arc<dyn Database>,
@@ -227,6 +230,11 @@ fn fixed<const N: usize>(bytes: Vec<u8>) -> Result<[u8; N], DbError> {
 
 fn unexpected(wanted: &str, found: &Value) -> DbError {
     DbError::infrastructure(format!("a hapax_* table holds {found:?} where {wanted} belongs"))
+}
+
+/// That many rows were changed, or the guard's error.
+fn all_moved(done: Executed, wanted: usize, what: &str) -> Result<(), DbError> {
+    if done.rows_affected == wanted as u64 { Ok(()) } else { Err(moved_elsewhere(what)) }
 }
 
 /// A guard matched fewer rows than it should have: somebody else moved them. The transaction must be rolled back and

@@ -5,10 +5,10 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::database::{Connection, DbError};
-use super::parked::{ParkedId, derived_uuid, millis, parse_properties, properties_json};
+use super::parked::{ParkedId, derived_uuid, millis, parse_properties, properties_json, statements};
 use super::statements::Args;
 use super::value::Value;
-use super::{Ledger, own_transaction, Reader, execute, query};
+use super::{Ledger, Reader, STATEMENT_ROWS, execute, own_transaction, query};
 use crate::broker::Outgoing;
 use crate::message::MessageId;
 
@@ -76,21 +76,21 @@ impl Ledger {
         rows: &[OutboxRow],
         grace: Duration,
     ) -> Result<(), DbError> {
-        if rows.is_empty() {
-            return Ok(());
-        }
         let text = |text: &str| Some(text.to_owned());
-        let args = Args::new()
-            .one("consumer", consumer)
-            .ints("grace", rows.iter().map(|row| Some(if row.parked_id.is_some() { 0 } else { millis(grace) })))
-            .blobs("id", rows.iter().map(|row| Some(row.id.0.to_vec())))
-            .blobs("message_id", rows.iter().map(|row| row.message_id.as_ref().map(|id| id.as_bytes().to_vec())))
-            .blobs("parked_id", rows.iter().map(|row| row.parked_id.map(|id| id.0.to_vec())))
-            .texts("exchange", rows.iter().map(|row| text(&row.outgoing.exchange)))
-            .texts("routing_key", rows.iter().map(|row| text(&row.outgoing.routing_key)))
-            .texts("properties", rows.iter().map(|row| Some(properties_json(&row.outgoing.properties))))
-            .blobs("body", rows.iter().map(|row| Some(row.outgoing.body.to_vec())));
-        execute(connection, &self.statements.outbox_add, args).await.map(drop)
+        for rows in statements(rows, |row| row.outgoing.body.len()) {
+            let args = Args::new()
+                .one("consumer", consumer)
+                .ints("grace", rows.iter().map(|row| Some(if row.parked_id.is_some() { 0 } else { millis(grace) })))
+                .blobs("id", rows.iter().map(|row| Some(row.id.0.to_vec())))
+                .blobs("message_id", rows.iter().map(|row| row.message_id.as_ref().map(|id| id.as_bytes().to_vec())))
+                .blobs("parked_id", rows.iter().map(|row| row.parked_id.map(|id| id.0.to_vec())))
+                .texts("exchange", rows.iter().map(|row| text(&row.outgoing.exchange)))
+                .texts("routing_key", rows.iter().map(|row| text(&row.outgoing.routing_key)))
+                .texts("properties", rows.iter().map(|row| Some(properties_json(&row.outgoing.properties))))
+                .blobs("body", rows.iter().map(|row| Some(row.outgoing.body.to_vec())));
+            execute(connection, &self.statements.outbox_add, args).await?;
+        }
+        Ok(())
     }
 
     /// Rows that are due, put off by `grace` so that no other host publishes them meanwhile. Bodies of copies are
@@ -104,8 +104,10 @@ impl Ledger {
                 return Ok(entries);
             }
             let ids: Vec<OutboxId> = entries.iter().map(|entry| entry.row.id).collect();
-            let args = row_ids(&ids).one("grace", millis(grace));
-            execute(connection, &self.statements.outbox_hold, args).await?;
+            for ids in ids.chunks(STATEMENT_ROWS) {
+                let args = row_ids(ids).one("grace", millis(grace));
+                execute(connection, &self.statements.outbox_hold, args).await?;
+            }
             let mut whole = Vec::with_capacity(entries.len());
             for mut entry in entries {
                 match entry.row.parked_id {
@@ -135,8 +137,12 @@ impl Ledger {
         if ids.is_empty() {
             return Ok(());
         }
-        let args = row_ids(ids);
-        own_transaction!(self, |connection| execute(connection, &self.statements.outbox_done, args).await.map(drop))
+        own_transaction!(self, |connection| {
+            for ids in ids.chunks(STATEMENT_ROWS) {
+                execute(connection, &self.statements.outbox_done, row_ids(ids)).await?;
+            }
+            Ok(())
+        })
     }
 
     /// Records that the broker will not take a row as it is. The others flow.

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::database::{Connection, DbError};
 use super::statements::Args;
 use super::value::{ResultSet, Value};
-use super::{Ledger, own_transaction, Reader, execute, moved_elsewhere, query};
+use super::{Ledger, Reader, STATEMENT_ROWS, all_moved, execute, own_transaction, query};
 use crate::guest::{Advice, Failure};
 use crate::message::{BodyDigest, Message, MessageId, Properties};
 use crate::outcome::Reason;
@@ -24,6 +24,9 @@ pub const CHUNK_BYTES: usize = 1 << 20;
 
 /// At most about this many bytes of bodies travel in one statement, far below any server's packet limit.
 const STATEMENT_BYTES: usize = 4 << 20;
+
+/// Rows whose bodies have more than this together are not taken at once, for a lane holds them all in memory.
+const TAKE_BYTES: u64 = 64 << 20;
 
 /// A parked row's key: a UUIDv7, or for rows that must exist once, derived from what they stand for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -453,7 +456,7 @@ pub enum Which {
     Innocent,
     /// One that did.
     Suspect,
-    /// The oldest ones, up to the first that is not due: for blocking retry.
+    /// The oldest ones, up to the first that is not due, a suspect alone: for blocking retry.
     Oldest,
 }
 
@@ -480,16 +483,8 @@ impl Ledger {
         consumer: &str,
         rows: &[NewParked],
     ) -> Result<(), DbError> {
-        let mut rest = rows;
-        while !rest.is_empty() {
-            let mut bytes = 0;
-            let fits = rest.iter().take_while(|row| {
-                bytes += row.body_len().min(CHUNK_BYTES);
-                bytes <= STATEMENT_BYTES
-            });
-            let (now, later) = rest.split_at(fits.count().max(1));
-            execute(connection, &self.statements.park, park_args(consumer, now)).await?;
-            rest = later;
+        for part in statements(rows, |row| row.body_len().min(CHUNK_BYTES)) {
+            execute(connection, &self.statements.park, park_args(consumer, part)).await?;
         }
         for row in rows.iter().filter(|row| row.body_len() > CHUNK_BYTES) {
             for (ordinal, chunk) in row.message.body.chunks(CHUNK_BYTES).enumerate() {
@@ -543,19 +538,17 @@ impl Ledger {
                 let pending = query(connection, &self.statements.due_in_order, args.one("limit", limit)).await?;
                 let is_due = |row: &Vec<Value>| row.last() == Some(&Value::Int(1));
                 let due = pending.rows.into_iter().take_while(is_due).collect();
-                read_rows(ResultSet { columns: pending.columns, rows: due })?
+                up_to_a_suspect(read_rows(ResultSet { columns: pending.columns, rows: due })?)
             }
         };
-        if rows.is_empty() {
-            return Ok(rows);
-        }
-        let args = Args::new()
-            .one("run_token", token.0.as_slice())
-            .one("incarnation", take.incarnation.0.as_slice())
-            .blobs("row_id", rows.iter().map(|row| Some(row.id.0.to_vec())));
-        let taken = execute(connection, &self.statements.take, args).await?;
-        if taken.rows_affected != rows.len() as u64 {
-            return Err(moved_elsewhere("a parked row"));
+        rows.truncate(fitting(&rows));
+        for rows in rows.chunks(STATEMENT_ROWS) {
+            let args = Args::new()
+                .one("run_token", token.0.as_slice())
+                .one("incarnation", take.incarnation.0.as_slice())
+                .blobs("row_id", rows.iter().map(|row| Some(row.id.0.to_vec())));
+            let taken = execute(connection, &self.statements.take, args).await?;
+            all_moved(taken, rows.len(), "a parked row")?;
         }
         for row in &mut rows {
             self.load_body(connection, row).await?;
@@ -603,35 +596,27 @@ impl Ledger {
         token: RunToken,
         ids: &[ParkedId],
     ) -> Result<Vec<ParkedId>, DbError> {
-        let args = Args::new()
-            .one("run_token", token.0.as_slice())
-            .blobs("row_id", ids.iter().map(|id| Some(id.0.to_vec())));
-        let found = query(connection, &self.statements.lock_running, args).await?;
-        found.rows.into_iter().map(|row| Reader::new(row).array().map(ParkedId)).collect()
+        let mut sorted = ids.to_vec();
+        sorted.sort_unstable();
+        let mut ours = Vec::with_capacity(ids.len());
+        for ids in sorted.chunks(STATEMENT_ROWS) {
+            let args = Args::new()
+                .one("run_token", token.0.as_slice())
+                .blobs("row_id", ids.iter().map(|id| Some(id.0.to_vec())));
+            for row in query(connection, &self.statements.lock_running, args).await?.rows {
+                ours.push(ParkedId(Reader::new(row).array()?));
+            }
+        }
+        Ok(ours)
     }
 
     /// Writes transitions of running rows.
     pub async fn move_parked(&self, connection: &mut dyn Connection, moves: &[ParkedMove]) -> Result<(), DbError> {
-        if moves.is_empty() {
-            return Ok(());
+        for moves in moves.chunks(STATEMENT_ROWS) {
+            let moved = execute(connection, &self.statements.parked_move, move_args(moves)).await?;
+            all_moved(moved, moves.len(), "a parked row")?;
         }
-        let args = Args::new()
-            .blobs("row_id", moves.iter().map(|row| Some(row.id.0.to_vec())))
-            .blobs("run_token", moves.iter().map(|row| Some(row.token.0.to_vec())))
-            .ints("state", moves.iter().map(|row| Some(row.state.code())))
-            .ints("phase", moves.iter().map(|row| Some(row.phase.code())))
-            .ints("generation", moves.iter().map(|row| Some(row.generation.into())))
-            .ints("delay", moves.iter().map(|row| row.delay.map(millis)))
-            .ints("attempts", moves.iter().map(|row| Some(row.attempts.into())))
-            .ints("handler_attempts", moves.iter().map(|row| Some(row.handler_attempts.into())))
-            .ints("crashes", moves.iter().map(|row| Some(row.crashes.into())))
-            .ints("compensations", moves.iter().map(|row| Some(row.compensations.into())))
-            .texts("reason", moves.iter().map(|row| row.reason.clone()))
-            .texts("code", moves.iter().map(|row| row.code.clone()))
-            .texts("error", moves.iter().map(|row| row.error.clone()))
-            .blobs("module", moves.iter().map(|row| row.module.map(|module| module.to_vec())));
-        let moved = execute(connection, &self.statements.parked_move, args).await?;
-        if moved.rows_affected == moves.len() as u64 { Ok(()) } else { Err(moved_elsewhere("a parked row")) }
+        Ok(())
     }
 
     /// Deletes running rows that are done with, and their chunks.
@@ -641,15 +626,12 @@ impl Ledger {
         token: RunToken,
         rows: &[&ParkedRow],
     ) -> Result<(), DbError> {
-        if rows.is_empty() {
-            return Ok(());
-        }
-        let args = Args::new()
-            .one("run_token", token.0.as_slice())
-            .blobs("row_id", rows.iter().map(|row| Some(row.id.0.to_vec())));
-        let deleted = execute(connection, &self.statements.parked_delete, args).await?;
-        if deleted.rows_affected != rows.len() as u64 {
-            return Err(moved_elsewhere("a parked row"));
+        for rows in rows.chunks(STATEMENT_ROWS) {
+            let args = Args::new()
+                .one("run_token", token.0.as_slice())
+                .blobs("row_id", rows.iter().map(|row| Some(row.id.0.to_vec())));
+            let deleted = execute(connection, &self.statements.parked_delete, args).await?;
+            all_moved(deleted, rows.len(), "a parked row")?;
         }
         let large: Vec<ParkedId> =
             rows.iter().filter(|row| row.body_bytes as usize > CHUNK_BYTES).map(|row| row.id).collect();
@@ -661,11 +643,11 @@ impl Ledger {
         connection: &mut dyn Connection,
         ids: &[ParkedId],
     ) -> Result<(), DbError> {
-        if ids.is_empty() {
-            return Ok(());
+        for ids in ids.chunks(STATEMENT_ROWS) {
+            let args = Args::new().blobs("parked_id", ids.iter().map(|id| Some(id.0.to_vec())));
+            execute(connection, &self.statements.chunks_delete, args).await?;
         }
-        let args = Args::new().blobs("parked_id", ids.iter().map(|id| Some(id.0.to_vec())));
-        execute(connection, &self.statements.chunks_delete, args).await.map(drop)
+        Ok(())
     }
 
     /// Gives back what a run of this host took and will not finish, uncounted, due again after `delay`.
@@ -712,10 +694,7 @@ impl Ledger {
             .one("first_slot", i64::from(*slots.start()))
             .one("last_slot", i64::from(*slots.end()));
         let found = query(connection, &self.statements.slots_blocked, args).await?;
-        match found.rows.into_iter().next() {
-            Some(row) => Ok(Reader::new(row).int()? > 0),
-            None => Ok(false),
-        }
+        Ok(!found.rows.is_empty())
     }
 
     /// How many rows stand in each state.
@@ -733,9 +712,60 @@ impl Ledger {
     }
 }
 
+/// A suspect is taken alone: those taken with it would share its crash.
+fn up_to_a_suspect(mut rows: Vec<ParkedRow>) -> Vec<ParkedRow> {
+    if let Some(at) = rows.iter().position(|row| row.crashes > 0) {
+        rows.truncate(at.max(1));
+    }
+    rows
+}
+
+/// How many of the rows may be taken together: as many as have bodies of [`TAKE_BYTES`], and at least one.
+fn fitting(rows: &[ParkedRow]) -> usize {
+    let mut bytes = 0;
+    let fits = rows.iter().take_while(|row| {
+        bytes += row.body_bytes;
+        bytes <= TAKE_BYTES
+    });
+    fits.count().max(1).min(rows.len())
+}
+
+/// Cuts rows up so that each part makes one statement of bearable size.
+pub(super) fn statements<T>(rows: &[T], bytes_of: impl Fn(&T) -> usize) -> impl Iterator<Item = &[T]> {
+    let mut rest = rows;
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let fits = rest.iter().take(STATEMENT_ROWS).take_while(|row| {
+            bytes += bytes_of(row);
+            bytes <= STATEMENT_BYTES
+        });
+        let (now, later) = rest.split_at(fits.count().max(1).min(rest.len()));
+        rest = later;
+        (!now.is_empty()).then_some(now)
+    })
+}
+
 /// Milliseconds, as SQL takes them; what does not fit is as good as never.
 pub(super) fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX / 4).min(i64::MAX / 4)
+}
+
+fn move_args(moves: &[ParkedMove]) -> Args {
+    Args::new()
+        .blobs("row_id", moves.iter().map(|row| Some(row.id.0.to_vec())))
+        .blobs("run_token", moves.iter().map(|row| Some(row.token.0.to_vec())))
+        .ints("state", moves.iter().map(|row| Some(row.state.code())))
+        .ints("phase", moves.iter().map(|row| Some(row.phase.code())))
+        .ints("generation", moves.iter().map(|row| Some(row.generation.into())))
+        .ints("delay", moves.iter().map(|row| row.delay.map(millis)))
+        .ints("attempts", moves.iter().map(|row| Some(row.attempts.into())))
+        .ints("handler_attempts", moves.iter().map(|row| Some(row.handler_attempts.into())))
+        .ints("crashes", moves.iter().map(|row| Some(row.crashes.into())))
+        .ints("compensations", moves.iter().map(|row| Some(row.compensations.into())))
+        .texts("reason", moves.iter().map(|row| row.reason.clone()))
+        .texts("code", moves.iter().map(|row| row.code.clone()))
+        .texts("error", moves.iter().map(|row| row.error.clone()))
+        .blobs("module", moves.iter().map(|row| row.module.map(|module| module.to_vec())))
 }
 
 fn park_args(consumer: &str, rows: &[NewParked]) -> Args {

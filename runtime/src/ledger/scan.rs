@@ -67,8 +67,12 @@ pub(super) fn scan(sql: &str, rules: Rules) -> Scanned<'_> {
 }
 
 impl Scanned<'_> {
-    /// True where nothing but semicolons follows the first semicolon.
+    /// True where nothing but semicolons follows the first semicolon. A trigger's body has semicolons of its own.
     pub(super) fn is_single(&self) -> bool {
+        let creates = self.tokens.first().is_some_and(|token| self.is_word(token, "CREATE"));
+        if creates && self.tokens.iter().take(3).any(|token| self.is_word(token, "TRIGGER")) {
+            return true;
+        }
         let semicolon = |token: &Token| token.kind == Kind::Symbol(b';');
         self.tokens.iter().skip_while(|token| !semicolon(token)).all(semicolon)
     }
@@ -258,7 +262,8 @@ impl Lexer<'_> {
             let number = std::str::from_utf8(text).ok().and_then(|text| text.parse().ok());
             return number.map_or(Kind::Symbol(b'$'), Kind::Placeholder);
         }
-        let tag = self.bytes[self.at + 1..].iter().take_while(|byte| is_name_start(**byte) || byte.is_ascii_digit()).count();
+        let tag =
+            self.bytes[self.at + 1..].iter().take_while(|byte| is_name_start(**byte) || byte.is_ascii_digit()).count();
         if self.peek(1 + tag) != Some(b'$') {
             self.at += 1;
             return Kind::Symbol(b'$');
@@ -324,7 +329,9 @@ mod tests {
         assert_eq!(main("SELECT 1"), "none");
         assert_eq!(main("WITH a AS (SELECT 1) SELECT * FROM a"), "SELECT * FROM a");
         assert_eq!(
-            main("with recursive a(x, y) as not materialized (select (1), 2), \"b\" as (delete from t returning ')') update u set v = 1"),
+            main(
+                "with recursive a(x, y) as not materialized (select (1), 2), \"b\" as (delete from t returning ')') update u set v = 1"
+            ),
             "update u set v = 1"
         );
         assert_eq!(main("WITH a AS (SELECT 1) (SELECT 2)"), "(SELECT 2)");
@@ -348,6 +355,7 @@ mod tests {
         assert!(single("SELECT 1"));
         assert!(single("SELECT ';' ; -- done; \n ;"));
         assert!(!single("SELECT 1; SELECT 2"));
+        assert!(single("CREATE TEMP TRIGGER a BEFORE UPDATE ON t BEGIN SELECT 1; END"));
         assert_eq!(scan("SELECT 1 ; -- end", Rules::Postgres).end(), 8);
     }
 

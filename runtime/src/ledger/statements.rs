@@ -4,7 +4,7 @@
 //! - `:name` is a parameter, a single value or, on Postgres, a whole column for `unnest`;
 //! - `{ … }` on MySQL and SQLite is repeated for each row of the columns named in it, joined by a comma, or by what
 //!   follows a `|` in it: `{SELECT :id AS id | UNION ALL }`;
-//! - `@now` is the server's clock in milliseconds since the Unix epoch;
+//! - `@now` is the server's clock at the start of the statement, in milliseconds since the Unix epoch;
 //! - every `hapax_` is qualified with the schema that the tables live in.
 
 use std::collections::HashMap;
@@ -375,10 +375,11 @@ fn source(dialect: Dialect) -> &'static str {
     }
 }
 
-/// The clock of the server, in milliseconds since the Unix epoch.
+/// The clock of the server at the start of the statement, in milliseconds since the Unix epoch.
 fn now(dialect: Dialect) -> &'static str {
     match dialect {
-        Dialect::Postgres => "(extract(epoch FROM clock_timestamp()) * 1000)::bigint",
+        // Not clock_timestamp(), which may differ from row to row, so that no index can be searched by it.
+        Dialect::Postgres => "(extract(epoch FROM statement_timestamp()) * 1000)::bigint",
         Dialect::MySql => "CAST(UNIX_TIMESTAMP(CURRENT_TIMESTAMP(3)) * 1000 AS SIGNED)",
         Dialect::Sqlite => "CAST(unixepoch('subsec') * 1000 AS INTEGER)",
     }

@@ -1,5 +1,6 @@
 //! What hosts do besides messages: rescue rows whose runner was lost, forget what is old enough, elect one of them.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::database::{Connection, DbError};
@@ -7,7 +8,7 @@ use super::inbox::{Claim, Claimed, InboxMove, Status};
 use super::outbox::OutboxRow;
 use super::parked::{Incarnation, ParkedId, ParkedMove, ParkedRow, Phase, RunToken, millis, read_row};
 use super::statements::Args;
-use super::{Ledger, own_transaction, Reader, execute, query};
+use super::{Ledger, Reader, STATEMENT_ROWS, execute, own_transaction, query};
 use crate::message::MessageId;
 
 /// What a rescue did with a row.
@@ -69,7 +70,8 @@ impl Ledger {
     }
 
     /// running → dead, reason crashed, without guest code. A stored delivery has no inbox row yet: if its id turns out
-    /// to be somebody else's, it cannot die under it, and goes on (to be recognised as a duplicate) instead.
+    /// to be somebody else's, it cannot die under it, and goes on (to be recognised as a duplicate) instead. A row that
+    /// the inbox does not name, since somebody has edited it, dies all the same: it must not keep others from rescue.
     async fn bury(
         &self,
         connection: &mut dyn Connection,
@@ -88,14 +90,9 @@ impl Ledger {
             if self.claim(connection, &row.consumer, &[claim]).await? != [Claimed::New] {
                 return Ok(false);
             }
-        } else {
-            let moved = InboxMove {
-                id,
-                from: (Status::Parked, Some(row.id)),
-                to: (Status::Dead, Some(row.id)),
-                module: None,
-            };
-            self.move_inbox(connection, &row.consumer, &[moved]).await?;
+        } else if self.is_owner(connection, row).await? {
+            let (from, to) = ((Status::Parked, Some(row.id)), (Status::Dead, Some(row.id)));
+            self.move_inbox(connection, &row.consumer, &[InboxMove { id, from, to, module: None }]).await?;
         }
         self.move_parked(connection, &[ParkedMove::crashed(row, token)]).await?;
         Ok(true)
@@ -158,9 +155,11 @@ impl Ledger {
                 return Ok(0);
             }
             self.delete_chunks(connection, &ids).await?;
-            let args = Args::new().blobs("row_id", ids.iter().map(|id| Some(id.0.to_vec())));
-            execute(connection, &self.statements.retention_discarded_delete, args).await?;
-            if !owned.is_empty() {
+            for ids in ids.chunks(STATEMENT_ROWS) {
+                let args = Args::new().blobs("row_id", ids.iter().map(|id| Some(id.0.to_vec())));
+                execute(connection, &self.statements.retention_discarded_delete, args).await?;
+            }
+            for owned in owned.chunks(STATEMENT_ROWS) {
                 let args = Args::new()
                     .one("consumer", consumer)
                     .blobs("message_id", owned.iter().map(|(message_id, _)| Some(message_id.clone())))
@@ -174,24 +173,37 @@ impl Ledger {
     /// Takes or renews a lease; true while it is ours.
     pub async fn lease(&self, name: &str, holder: Incarnation, lease: Duration) -> Result<bool, DbError> {
         own_transaction!(self, |connection| {
-            execute(connection, &self.statements.lease_seed, Args::new().one("name", name)).await?;
-            let args = Args::new()
+            let take = Args::new()
                 .one("name", name)
                 .one("holder", holder.0.as_slice())
                 .one("lease", millis(lease));
-            Ok(execute(connection, &self.statements.lease_take, args).await?.rows_affected == 1)
+            // The row is made only where there is none: an INSERT that finds one locks it for readers on InnoDB, and
+            // two hosts that both do would then wait for each other in the UPDATE.
+            if execute(connection, &self.statements.lease_take, take.clone()).await?.rows_affected == 1 {
+                return Ok(true);
+            }
+            let seed = Args::new().one("name", name);
+            if execute(connection, &self.statements.lease_seed, seed).await?.rows_affected == 0 {
+                return Ok(false);
+            }
+            Ok(execute(connection, &self.statements.lease_take, take).await?.rows_affected == 1)
         })
     }
 
     /// Records ids as completed without a body, so that messages another system has handled are duplicates here.
-    /// Returns how many were new.
+    /// Returns how many were new. What went in before an error stays; the same call again does the rest.
     pub async fn import_ids(&self, consumer: &str, ids: &[MessageId]) -> Result<usize, DbError> {
-        let claims: Vec<Claim> = ids
-            .iter()
+        let distinct: BTreeSet<&MessageId> = ids.iter().collect();
+        let claims: Vec<Claim> = distinct
+            .into_iter()
             .map(|id| Claim { id: id.clone(), status: Status::Completed, parked_id: None, digest: None, module: None })
             .collect();
-        let claimed =
-            own_transaction!(self, |connection| self.claim(connection, consumer, &claims).await)?;
-        Ok(claimed.iter().filter(|claimed| **claimed == Claimed::New).count())
+        let mut new = 0;
+        // A transaction for each statement, so that consumers at work do not wait long.
+        for claims in claims.chunks(STATEMENT_ROWS) {
+            let claimed = own_transaction!(self, |connection| self.claim(connection, consumer, claims).await)?;
+            new += claimed.iter().filter(|claimed| **claimed == Claimed::New).count();
+        }
+        Ok(new)
     }
 }

@@ -211,7 +211,7 @@ impl Member {
 
 /// Slot and order. Without a partition rule messages spread over lanes by their ids and stay in the order in which they
 /// came; one without an id has nothing to go by and needs nothing.
-fn partition(rules: &Rules, message: &Message, id: Option<&MessageId>) -> (u16, u64) {
+pub fn partition(rules: &Rules, message: &Message, id: Option<&MessageId>) -> (u16, u64) {
     match (id, &rules.partition) {
         (None, _) => (0, 0),
         (Some(id), None) => (identity::slot(&PartitionRule::MessageId, message, id), 0),

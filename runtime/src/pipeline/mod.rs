@@ -41,8 +41,8 @@ pub struct Report {
     pub acknowledge: Vec<(Arc<Link>, u64)>,
     /// Members that were not reached, or whose lock somebody else holds; they go back to the front of the lane.
     pub returned: Vec<Member>,
-    /// The shortest delay of what was parked.
-    pub soonest: Option<Duration>,
+    /// How long until each of what was parked is due.
+    pub delays: Vec<Duration>,
     /// How many attempts succeeded, and how many failed in a way that may pass.
     pub verdicts: Verdicts,
 }
@@ -283,7 +283,7 @@ impl Pipeline {
     /// later batches must wait.
     fn absorb(&mut self, batch: Batch, done: Done, report: &mut Report) -> bool {
         let mut settled: HashMap<usize, Settled> = done.settled.into_iter().collect();
-        report.soonest = [report.soonest, done.records.soonest].into_iter().flatten().min();
+        report.delays.extend(done.records.delays);
         for (index, member) in batch.members.into_iter().enumerate() {
             let Some(Settled { outcome, disposition }) = settled.remove(&index) else { continue };
             self.shared.tell(&member, &outcome, &disposition);

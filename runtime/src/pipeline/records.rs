@@ -48,8 +48,8 @@ pub struct Records {
     pub outbox: Vec<OutboxRow>,
     unclaimed: Vec<MessageId>,
     inbox: Vec<InboxMove>,
-    /// The shortest delay of what is to be run again.
-    pub soonest: Option<Duration>,
+    /// How long until each of what is to be run again is due.
+    pub delays: Vec<Duration>,
     /// Reasons of those that die in it.
     pub dead: Vec<Reason>,
 }
@@ -110,7 +110,7 @@ impl Records {
         failure: Option<&Failure>,
         scene: &Scene<'_>,
     ) {
-        self.soonest = Some(self.soonest.map_or(delay, |soonest| soonest.min(delay)));
+        self.delays.push(delay);
         match &member.origin {
             Origin::Parked { row, token } => {
                 let module = Some(scene.module);
@@ -131,7 +131,7 @@ impl Records {
     }
 
     fn defer(&mut self, member: &Member, delay: Duration) {
-        self.soonest = Some(self.soonest.map_or(delay, |soonest| soonest.min(delay)));
+        self.delays.push(delay);
         match &member.origin {
             Origin::Parked { row, token } if row.phase == Phase::Deliver => {
                 self.moves.push(ParkedMove::defer(row, *token, delay));
@@ -144,7 +144,7 @@ impl Records {
     }
 
     fn compensate(&mut self, member: &Member, reason: Reason, failure: &Failure, scene: &Scene<'_>) {
-        self.soonest = Some(Duration::ZERO);
+        self.delays.push(Duration::ZERO);
         let attempts = member.attempts() + 1;
         match &member.origin {
             Origin::Parked { row, token } => {

@@ -15,7 +15,7 @@ use crate::lock::lease::{Guard, Leases};
 use crate::lock::{Acquired, Lock, LockError, key};
 use crate::outcome::{Disposition, Outcome, Situation};
 use crate::relay::Relay;
-use crate::retry::RetryPolicy;
+use crate::retry::{RetryMode, RetryPolicy};
 use crate::telemetry::metrics::{Compensation, ConsumerMetrics};
 
 /// How a consumer locks.
@@ -71,7 +71,7 @@ impl Shared {
     /// are deferred then. Without a lock server SQL alone decides, or the consumer pauses.
     pub(super) async fn lock(
         &self,
-        mut members: Vec<Member>,
+        members: Vec<Member>,
         waiting: &mut Vec<Member>,
     ) -> Result<Locked, (Vec<Member>, LockError)> {
         let mut wanted: Vec<(usize, String)> = Vec::with_capacity(members.len());
@@ -97,16 +97,18 @@ impl Shared {
         for ((index, _), answer) in wanted.iter().zip(answers) {
             match answer {
                 Acquired::Yes(lock) => held.push(lock),
-                Acquired::No { .. } => {
-                    refused.insert(*index);
-                    members[*index].lock_tries += 1;
-                }
+                Acquired::No { .. } => refused.extend(members[*index].carried.id.clone()),
             }
         }
         let guard = (!held.is_empty()).then(|| self.locking.leases.hold(held));
+        // Who must keep the order neither waits aside nor is deferred: the claim waits for the holder's transaction.
+        if self.retry.mode == RetryMode::Blocking {
+            refused.clear();
+        }
         let mut ready = Vec::with_capacity(members.len());
-        for (index, mut member) in members.into_iter().enumerate() {
-            if refused.contains(&index) {
+        for mut member in members {
+            if self.needs_lock(&member) && member.carried.id.as_ref().is_some_and(|id| refused.contains(id)) {
+                member.lock_tries += 1;
                 if member.lock_tries < self.locking.tries && matches!(member.origin, Origin::Delivery { .. }) {
                     waiting.push(member);
                     continue;

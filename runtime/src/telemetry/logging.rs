@@ -141,9 +141,12 @@ fn wants_colour(terminal: bool, variable: &dyn Fn(&str) -> Option<String>) -> bo
     terminal && !refused && variable("TERM").as_deref() != Some("dumb")
 }
 
-/// False for what may show a login or a body; see [`WIRE_LOGGERS`].
+/// False for what may show a login or a body; see [`WIRE_LOGGERS`]. lapin warns of returned messages with their bodies.
 fn carries_no_secret(metadata: &Metadata<'_>) -> bool {
     let origin = metadata.target().split("::").next().unwrap_or_default();
+    if origin == "lapin" && *metadata.level() > Level::ERROR {
+        return false;
+    }
     *metadata.level() != Level::TRACE || !WIRE_LOGGERS.contains(&origin)
 }
 

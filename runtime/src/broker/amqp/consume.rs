@@ -1,7 +1,8 @@
 //! A subscription: one channel, one task that brings deliveries in, one that takes acknowledgements out.
 //!
 //! The two share the [`Window`] of unsettled deliveries. Delivery tags belong to the channel, so the prefetch count can
-//! change (by cancelling the consumer and consuming again on the same channel) while tags stay valid.
+//! change (by cancelling the consumer and consuming again on the same channel, see [`prefetch`](super::prefetch)) while
+//! tags stay valid.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,15 +13,15 @@ use futures::{FutureExt as _, StreamExt as _};
 use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, Consumer};
-use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::debug;
 
 use super::declare::{Asked, Problem};
 use super::errors::Failure;
 use super::link::{Address, Live};
-use super::prefetch::Prefetch;
+use super::prefetch::{Advice, Prefetch};
 use super::values::{properties_from_amqp, short};
 use crate::broker::window::{Ack, Window};
 use crate::broker::{BrokerError, Delivery, QueueSpec, Settler, Subscription};
@@ -29,6 +30,10 @@ use crate::message::{HeaderValue, Message};
 /// How long acknowledgements wait behind an earlier delivery that is still open, for it to be settled and one frame to
 /// cover them all.
 const GAP_PATIENCE: Duration = Duration::from_millis(3);
+
+/// How long acknowledgements wait for the window to fill when the prefetch count should grow. If it does not fill in
+/// this time, a larger one is not needed.
+const GROWTH_PATIENCE: Duration = Duration::from_millis(10);
 
 /// How long each step of an orderly end may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -53,8 +58,10 @@ pub(super) async fn subscribe(
     let consumer = consumer.await.map_err(|failure| explain(failure.into()))?;
 
     let (out, deliveries) = mpsc::channel(usize::from(spec.prefetch_messages) + 1);
+    #[expect(clippy::disallowed_methods, reason = "bounded by the prefetch: only tags of unsettled deliveries go through")]
     let (commands, received) = mpsc::unbounded_channel();
-    let window = Arc::new(Mutex::new(Window::new()));
+    let flow = Flow { window: Window::new(), growing: false, switching: false };
+    let shared = Arc::new(Shared { flow: Mutex::new(flow), settled: Notify::new(), switched: Notify::new() });
     let (stop, pump_ended) = (CancellationToken::new(), CancellationToken::new());
     let pump = Pump {
         live,
@@ -64,13 +71,18 @@ pub(super) async fn subscribe(
         tags,
         consumer,
         prefetch,
-        window: window.clone(),
+        max_messages: usize::from(spec.prefetch_messages.max(1)),
+        first: 1,
+        shared: shared.clone(),
         out,
         stop: stop.clone(),
         _ended: pump_ended.clone().drop_guard(),
     };
     tokio::spawn(pump.run());
-    tokio::spawn(Acknowledger { channel, window, commands: received, stop, pump_ended, lost: false }.run());
+    let patient_until = None;
+    tokio::spawn(
+        Acknowledger { channel, shared, commands: received, stop, pump_ended, patient_until, lost: false }.run(),
+    );
     Ok(Subscription { deliveries, settler: Box::new(AmqpSettler { commands }) })
 }
 
@@ -120,7 +132,10 @@ struct Pump {
     tags: Tags,
     consumer: Consumer,
     prefetch: Prefetch,
-    window: Arc<Mutex<Window>>,
+    max_messages: usize,
+    /// The first tag of the present consumer.
+    first: u64,
+    shared: Arc<Shared>,
     out: mpsc::Sender<Result<Delivery, BrokerError>>,
     stop: CancellationToken,
     _ended: DropGuard,
@@ -154,11 +169,17 @@ impl Pump {
 
     async fn pump(&mut self) -> End {
         loop {
-            let next = tokio::select! {
-                biased;
-                () = self.stop.cancelled() => return End::Wanted,
-                () = self.out.closed() => return End::Wanted,
-                next = self.consumer.next() => next,
+            if self.stop.is_cancelled() || self.out.is_closed() {
+                return End::Wanted;
+            }
+            // Under load there is always one, and waiting for three things costs more than looking at one.
+            let next = match self.consumer.next().now_or_never() {
+                Some(next) => next,
+                None => tokio::select! {
+                    () = self.stop.cancelled() => return End::Wanted,
+                    () = self.out.closed() => return End::Wanted,
+                    next = self.consumer.next() => next,
+                },
             };
             let next = next.map(|next| next.map_err(|error| Failure::of(&error)));
             let step = match next {
@@ -179,14 +200,31 @@ impl Pump {
     async fn deliver(&mut self, delivery: lapin::message::Delivery) -> Result<(), End> {
         let size = delivery.data.len();
         self.hand_over(delivery).await?;
-        match self.prefetch.saw(size) {
-            Some(count) => self.consume_again(count).await,
-            None => Ok(()),
+        let advice = self.prefetch.saw(size);
+        self.shared.lock().growing = matches!(advice, Advice::GrowSoon | Advice::Grow(_));
+        match advice {
+            Advice::Grow(count) if self.nothing_is_on_the_way() => self.consume_again(count).await,
+            Advice::Shrink(count) => self.consume_again(count).await,
+            Advice::Stay | Advice::GrowSoon | Advice::Grow(_) => Ok(()),
         }
     }
 
+    /// True if the broker has sent all that it may, and so sends nothing before it is told of something. From then on
+    /// it is told nothing, until the consumer was replaced.
+    fn nothing_is_on_the_way(&self) -> bool {
+        let mut flow = self.shared.lock();
+        flow.switching = flow.window.untold_from(self.first) >= usize::from(self.prefetch.count());
+        flow.switching
+    }
+
     async fn hand_over(&mut self, delivery: lapin::message::Delivery) -> Result<(), End> {
-        let tag = lock(&self.window).delivered(0, delivery.data.len() as u64);
+        if self.shared.lock().window.open() >= self.max_messages {
+            tokio::select! {
+                () = self.stop.cancelled() => return Err(End::Wanted),
+                () = self.shared.has_room(self.max_messages) => {}
+            }
+        }
+        let tag = self.shared.lock().window.delivered(0, delivery.data.len() as u64);
         if tag != delivery.delivery_tag {
             let reason = format!("delivery tag {} came where {tag} was due", delivery.delivery_tag);
             return Err(End::Suffered(BrokerError::Ended { queue: self.queue.to_string(), reason }));
@@ -201,11 +239,8 @@ impl Pump {
             redelivered: delivery.redelivered,
             tag,
         };
-        tokio::select! {
-            biased;
-            sent = self.out.send(Ok(delivery)) => sent.map_err(|_| End::Wanted),
-            () = self.stop.cancelled() => Err(End::Wanted),
-        }
+        // There is room for everything that may be open.
+        self.out.try_send(Ok(delivery)).map_err(|_| End::Wanted)
     }
 
     /// Replaces the consumer by one with another prefetch count, in one round trip: RabbitMQ applies a count to the
@@ -219,12 +254,17 @@ impl Pump {
         let consume = self.channel.basic_consume(self.queue.clone(), new, options, FieldTable::default());
         let all = async { tokio::try_join!(biased; cancel, qos, consume) };
         let result = self.live.request("basic.consume", all).await;
-        let result = result.map_err(|failure| self.suffered(&failure));
-        while let Some(Ok(delivery)) = self.consumer.next().await {
+        let ((), (), new) = result.map_err(|failure| self.suffered(&failure))?;
+        let mut old = std::mem::replace(&mut self.consumer, new);
+        while let Some(Ok(delivery)) = old.next().await {
             self.hand_over(delivery).await?;
         }
-        let ((), (), consumer) = result?;
-        self.consumer = consumer;
+        self.prefetch.changed(count);
+        let mut flow = self.shared.lock();
+        self.first = flow.window.next_tag();
+        (flow.growing, flow.switching) = (false, false);
+        drop(flow);
+        self.shared.switched.notify_one();
         Ok(())
     }
 
@@ -244,8 +284,35 @@ fn body(mut data: Vec<u8>) -> Bytes {
     data.into()
 }
 
-fn lock(window: &Mutex<Window>) -> MutexGuard<'_, Window> {
-    window.lock().unwrap_or_else(PoisonError::into_inner)
+/// What the two tasks share.
+struct Shared {
+    flow: Mutex<Flow>,
+    /// Something was settled.
+    settled: Notify,
+    /// The consumer was replaced.
+    switched: Notify,
+}
+
+struct Flow {
+    window: Window,
+    /// The prefetch count should grow: acknowledgements wait a little, so that the window can fill.
+    growing: bool,
+    /// The consumer is being replaced: acknowledgements wait.
+    switching: bool,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Flow> {
+        self.flow.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until fewer than `max` deliveries are open. The broker counts for each consumer by itself, so for a while
+    /// after the count has changed it sends more.
+    async fn has_room(&self, max: usize) {
+        while self.lock().window.open() >= max {
+            self.settled.notified().await;
+        }
+    }
 }
 
 enum Command {
@@ -277,10 +344,12 @@ impl Settler for AmqpSettler {
 /// The one task that acknowledges on a channel, and so the only one that knows its watermark.
 struct Acknowledger {
     channel: Channel,
-    window: Arc<Mutex<Window>>,
+    shared: Arc<Shared>,
     commands: mpsc::UnboundedReceiver<Command>,
     stop: CancellationToken,
     pump_ended: CancellationToken,
+    /// While the window should fill: until when.
+    patient_until: Option<Instant>,
     /// The channel took no more.
     lost: bool,
 }
@@ -295,8 +364,9 @@ impl Acknowledger {
         while let Some(command) = self.commands.recv().await {
             self.take(command, &mut closers);
         }
-        self.tell_prefix();
-        self.tell_past_gap();
+        self.shared.lock().switching = false;
+        self.tell(Window::take_prefix);
+        self.tell(Window::take_past_gap);
         if self.channel.status().connected() {
             let _ = timeout(CLOSE_TIMEOUT, self.channel.close(200, "done".into())).await;
         }
@@ -307,52 +377,83 @@ impl Acknowledger {
 
     /// Acknowledges until somebody closes the subscription, drops it, or the pump ends.
     async fn work(&mut self, closers: &mut Vec<oneshot::Sender<()>>) {
-        let mut gap = false;
+        let mut wait = None;
         while closers.is_empty() {
-            let patience = if gap { GAP_PATIENCE } else { Duration::MAX };
-            let command = tokio::select! {
-                biased;
-                command = timeout(patience, self.commands.recv()) => command,
-                () = self.pump_ended.cancelled() => return,
-            };
-            match command {
-                Ok(None) => return,
-                Ok(Some(command)) => {
-                    self.take(command, closers);
-                    while let Ok(command) = self.commands.try_recv() {
-                        self.take(command, closers);
-                    }
-                    self.tell_prefix();
+            let waiting = async {
+                match wait {
+                    Some(until) => tokio::time::sleep_until(until).await,
+                    None => std::future::pending().await,
                 }
-                Err(_) => self.tell_past_gap(),
-            }
-            gap = lock(&self.window).has_gap();
+            };
+            let waited = tokio::select! {
+                biased;
+                command = self.commands.recv() => match command {
+                    Some(command) => {
+                        self.take(command, closers);
+                        while let Ok(command) = self.commands.try_recv() {
+                            self.take(command, closers);
+                        }
+                        false
+                    }
+                    None => return,
+                },
+                () = self.pump_ended.cancelled() => return,
+                () = self.shared.switched.notified() => false,
+                () = waiting => true,
+            };
+            wait = self.step(waited);
         }
+    }
+
+    /// Tells the broker what it may be told now; returns when to look again, if nothing happens before.
+    fn step(&mut self, waited: bool) -> Option<Instant> {
+        let (growing, switching) = {
+            let flow = self.shared.lock();
+            (flow.growing, flow.switching)
+        };
+        if switching {
+            return None;
+        }
+        if growing {
+            let until = *self.patient_until.get_or_insert_with(|| Instant::now() + GROWTH_PATIENCE);
+            if Instant::now() < until {
+                return Some(until);
+            }
+        }
+        self.patient_until = None;
+        self.tell(Window::take_prefix);
+        if waited {
+            self.tell(Window::take_past_gap);
+        }
+        self.shared.lock().window.has_gap().then(|| Instant::now() + GAP_PATIENCE)
     }
 
     fn take(&mut self, command: Command, closers: &mut Vec<oneshot::Sender<()>>) {
         match command {
             Command::Acknowledge(tags) => {
-                let mut window = lock(&self.window);
-                tags.into_iter().for_each(|tag| window.settle(tag));
+                let mut flow = self.shared.lock();
+                tags.into_iter().for_each(|tag| flow.window.settle(tag));
+                self.shared.settled.notify_one();
             }
             Command::Close(closer) => closers.push(closer),
         }
     }
 
-    fn tell_prefix(&mut self) {
-        let ack = lock(&self.window).take_prefix();
-        ack.into_iter().for_each(|ack| self.tell(ack));
-    }
-
-    fn tell_past_gap(&mut self) {
-        let acks = lock(&self.window).take_past_gap();
-        acks.into_iter().for_each(|ack| self.tell(ack));
+    /// Tells the broker of what `take` takes from the window, unless the consumer is being replaced.
+    fn tell<A: IntoIterator<Item = Ack>>(&mut self, take: impl FnOnce(&mut Window) -> A) {
+        let acks = {
+            let mut flow = self.shared.lock();
+            if flow.switching {
+                return;
+            }
+            take(&mut flow.window)
+        };
+        acks.into_iter().for_each(|ack| self.send(ack));
     }
 
     /// Queues one acknowledgement on the connection. lapin's future queues it when it is first polled, and then waits
     /// until the I/O thread has written it, which costs 40 µs and tells nothing: the broker does not answer.
-    fn tell(&mut self, ack: Ack) {
+    fn send(&mut self, ack: Ack) {
         if !self.lost {
             let options = BasicAckOptions { multiple: ack.multiple };
             self.lost = matches!(self.channel.basic_ack(ack.tag, options).now_or_never(), Some(Err(_)));

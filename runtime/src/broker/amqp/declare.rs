@@ -22,7 +22,9 @@ pub(super) async fn declare(live: &Live, address: &Address, spec: &QueueSpec) ->
         Declare::Passive => {
             let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
             let declared = queue_declare(live, spec, options, FieldTable::default()).await;
-            declared.map(|_| ()).map_err(|error| error.explain(address, spec, Asked::Exists))
+            let channel = declared.map_err(|error| error.explain(address, spec, Asked::Exists))?;
+            live.finish(channel).await;
+            Ok(())
         }
         Declare::Create => {
             let channel = create(live, address, spec).await?;
@@ -31,6 +33,7 @@ pub(super) async fn declare(live: &Live, address: &Address, spec: &QueueSpec) ->
                     .await
                     .map_err(|error| error.explain(address, spec, Asked::Bound(binding)))?;
             }
+            live.finish(channel).await;
             Ok(())
         }
     }

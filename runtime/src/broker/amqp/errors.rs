@@ -77,6 +77,8 @@ pub(super) fn io_words(error: &std::io::Error) -> String {
         std::io::ErrorKind::ConnectionAborted | std::io::ErrorKind::ConnectionReset => {
             "the connection was lost".to_owned()
         }
+        // What the TLS library calls everything that it did not expect.
+        std::io::ErrorKind::InvalidData => format!("TLS: {error}"),
         _ => error.to_string(),
     }
 }

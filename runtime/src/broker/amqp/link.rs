@@ -104,8 +104,16 @@ impl Live {
         self.request("channel.open", self.connection.create_channel()).await
     }
 
-    /// Waits for an answer from the server, for a limited time. A connection that does not answer is cut: nothing
-    /// that is asked on it later would be answered either.
+    /// Closes a channel that is not needed any more. Dropping it is not enough: lapin then closes it behind our back, and
+    /// if that fails, because the server or a closing connection was faster, it takes the whole connection down.
+    pub(super) async fn finish(&self, channel: Channel) {
+        if channel.status().connected() {
+            let _ = timeout(CLOSE_TIMEOUT, channel.close(200, "done".into())).await;
+        }
+    }
+
+    /// Waits for an answer from the server, for a limited time. That one request is slow says nothing about the
+    /// connection, which others use too: heartbeats decide about that.
     pub(super) async fn request<T>(
         &self,
         what: &str,
@@ -113,10 +121,7 @@ impl Live {
     ) -> Result<T, Failure> {
         match timeout(self.request_timeout, request).await {
             Ok(answer) => answer.map_err(|error| Failure::of(&error)),
-            Err(_) => {
-                self.cut();
-                Err(Failure::timed_out(what, self.request_timeout))
-            }
+            Err(_) => Err(Failure::timed_out(what, self.request_timeout)),
         }
     }
 
@@ -155,10 +160,13 @@ impl Live {
 
     /// Says good-bye, for a limited time.
     pub(super) async fn close(&self) {
-        if self.is_connected() {
-            let closing = self.connection.close(200, "done".into());
-            let _ = timeout(CLOSE_TIMEOUT, closing).await;
-        }
+        let closing = async {
+            if self.is_connected() && self.connection.close(200, "done".into()).await.is_ok() {
+                // lapin answers when the good-bye is queued; the socket goes when the server has answered.
+                self.control.gone().await;
+            }
+        };
+        let _ = timeout(CLOSE_TIMEOUT, closing).await;
         self.cut();
     }
 }

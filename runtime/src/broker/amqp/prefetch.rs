@@ -6,6 +6,11 @@
 //!
 //! The limit in bytes is an aim, not a wall: a queue whose bodies jump from small to huge is ahead of us by what the
 //! broker had already sent when the first huge one was seen.
+//!
+//! Changing the number means cancelling the consumer and starting another on the same channel. A quorum queue takes
+//! back what it has on the way to a consumer that is cancelled, and delivers it again later, out of order. So it grows
+//! only at a moment when nothing is on the way: when the broker has sent all that it may, and acknowledgements are held
+//! back. Shrinking cannot wait for that; it is rare.
 
 /// What a body is taken for before one has been seen: the largest that people commonly send.
 const ASSUMED_BODY: u64 = 16 << 20;
@@ -51,27 +56,48 @@ impl Prefetch {
         self.count
     }
 
-    /// Takes note of a body, and returns a new count if it is time for one.
-    pub(super) fn saw(&mut self, body: usize) -> Option<u16> {
+    /// Takes note of a body, and says what should become of the count. It is the caller who changes it.
+    pub(super) fn saw(&mut self, body: usize) -> Advice {
         if !self.adaptive {
-            return None;
+            return Advice::Stay;
         }
         let size = (body as u64 + OVERHEAD) as f64;
         let mean = self.mean.map_or(size, |mean| mean + (size - mean) / MEMORY);
         self.mean = Some(mean);
         self.seen_since_change = self.seen_since_change.saturating_add(1);
         let target = fitting(self.max_messages, self.max_bytes, mean as u64);
-        // Half or less: at once. Twice or more: when enough bodies were seen, and at most sixteenfold.
-        let shrink = target <= self.count / 2;
-        let enough = self.seen_since_change >= u32::from(self.count.min(FIRST));
-        let grow = enough && (target >= self.count.saturating_mul(2) || (target > self.count && self.count < FIRST));
-        if !shrink && !grow {
-            return None;
+        // Half or less: at once. Twice or more, or all that is allowed: when enough bodies were seen, and at most
+        // sixteenfold. In between it stays, so that it does not change all the time.
+        let worthwhile = target >= self.count.saturating_mul(2) || target == self.max_messages;
+        if target <= self.count / 2 {
+            Advice::Shrink(target)
+        } else if target <= self.count || !worthwhile {
+            Advice::Stay
+        } else if self.seen_since_change >= u32::from(self.count.min(FIRST)) {
+            Advice::Grow(target.min(self.count.saturating_mul(16)))
+        } else {
+            Advice::GrowSoon
         }
-        self.count = target.min(self.count.saturating_mul(16));
-        self.seen_since_change = 0;
-        Some(self.count)
     }
+
+    /// The count has changed.
+    pub(super) fn changed(&mut self, count: u16) {
+        self.count = count;
+        self.seen_since_change = 0;
+    }
+}
+
+/// What should become of the prefetch count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Advice {
+    /// It is right.
+    Stay,
+    /// It looks too small, and too little was seen to be sure.
+    GrowSoon,
+    /// More fit.
+    Grow(u16),
+    /// Too many come.
+    Shrink(u16),
 }
 
 fn fitting(max_messages: u16, max_bytes: u64, body: u64) -> u16 {
@@ -86,48 +112,66 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
+    /// Follows every advice; returns the counts on the way.
+    fn follow(prefetch: &mut Prefetch, body: usize, times: usize) -> Vec<u16> {
+        let step = |_| match prefetch.saw(body) {
+            Advice::Grow(count) | Advice::Shrink(count) => {
+                prefetch.changed(count);
+                Some(count)
+            }
+            Advice::Stay | Advice::GrowSoon => None,
+        };
+        (0..times).filter_map(step).collect()
+    }
+
     #[test]
     fn small_bodies_reach_the_full_count_in_a_few_steps() {
-        let mut prefetch = Prefetch::adaptive(1000, 64 * MIB);
-        let steps: Vec<u16> = (0..100).filter_map(|_| prefetch.saw(100)).collect();
-        assert_eq!((prefetch.count(), steps), (1000, vec![64, 1000]));
+        assert_eq!(follow(&mut Prefetch::adaptive(1000, 64 * MIB), 100, 100), [64, 1000]);
+        for max in 1..=300 {
+            let mut prefetch = Prefetch::adaptive(max, 64 * MIB);
+            assert!(follow(&mut prefetch, 100, 100).len() <= 2);
+            assert_eq!(prefetch.count(), max);
+        }
     }
 
     #[test]
     fn huge_bodies_keep_the_count_that_fits() {
         for (limit, fits) in [(64 * MIB, 3), (16 * MIB, 1), (1, 1)] {
             let mut prefetch = Prefetch::adaptive(1000, limit);
-            assert!(u64::from(prefetch.count()) * 16 * MIB <= limit.max(16 * MIB));
-            for _ in 0..50 {
-                prefetch.saw(16 << 20);
-            }
-            assert!(prefetch.count() >= fits && u64::from(prefetch.count()) * 16 * MIB <= limit.max(16 * MIB));
+            let within = |prefetch: &Prefetch| u64::from(prefetch.count()) * 16 * MIB <= limit.max(16 * MIB);
+            assert!(within(&prefetch));
+            follow(&mut prefetch, 16 << 20, 50);
+            assert!(prefetch.count() >= fits && within(&prefetch));
         }
     }
 
     #[test]
     fn the_first_huge_body_among_small_ones_shrinks_it_at_once() {
         let mut prefetch = Prefetch::adaptive(1000, 64 * MIB);
-        assert!((0..100).filter_map(|_| prefetch.saw(100)).count() > 0);
-        assert_eq!(prefetch.saw(16 << 20), Some(63));
+        follow(&mut prefetch, 100, 100);
+        assert_eq!(prefetch.saw(16 << 20), Advice::Shrink(63));
     }
 
     #[test]
     fn a_fixed_count_stays() {
         let mut prefetch = Prefetch::fixed(1000, 16 * MIB);
         assert_eq!(prefetch.count(), 256);
-        assert!((0..100).all(|_| prefetch.saw(10).is_none()));
+        assert!(follow(&mut prefetch, 10, 100).is_empty());
     }
 
     proptest! {
         #[test]
-        fn the_count_is_always_within_its_bounds(max in 1_u16.., bytes in 1_u64.., bodies in proptest::collection::vec(0_usize..1 << 30, 0..200)) {
+        fn the_count_is_always_within_its_bounds(
+            max in 1_u16..,
+            bytes in 1_u64..,
+            bodies in proptest::collection::vec(0_usize..1 << 30, 0..200),
+        ) {
             let mut prefetch = Prefetch::adaptive(max, bytes);
             for body in bodies {
                 let before = prefetch.count();
-                let changed = prefetch.saw(body);
+                let changed = !follow(&mut prefetch, body, 1).is_empty();
                 prop_assert!((1..=max).contains(&prefetch.count()));
-                prop_assert_eq!(changed.is_some(), prefetch.count() != before);
+                prop_assert_eq!(changed, prefetch.count() != before);
             }
         }
     }

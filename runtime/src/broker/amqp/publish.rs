@@ -50,8 +50,9 @@ impl Publishing {
     }
 
     pub(super) async fn close(&self) {
-        self.idle().clear();
+        // In this order: a channel that is dropped on a live connection is closed by lapin, see `Live::finish`.
         self.link.close().await;
+        self.idle().clear();
     }
 
     fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Channel>> {
@@ -63,11 +64,14 @@ impl Publishing {
         std::iter::from_fn(|| idle.pop()).find(|channel| channel.status().connected())
     }
 
-    fn keep_idle(&self, channel: Channel) {
+    /// Keeps a channel for the next window; returns it if there are enough.
+    fn keep_idle(&self, channel: Channel) -> Option<Channel> {
         let mut idle = self.idle();
-        if idle.len() < MAX_IDLE {
+        if idle.len() < MAX_IDLE && channel.status().connected() {
             idle.push(channel);
+            return None;
         }
+        Some(channel)
     }
 }
 
@@ -261,6 +265,7 @@ fn names_exchange(failure: &Failure, exchange: &str) -> bool {
         Failure::Refused { code: code::NOT_FOUND, text, .. } => text.contains(&format!("no exchange '{exchange}' in ")),
         // A refusal by topic reads "access to topic 'k' in exchange 'x'": that is about the routing key.
         Failure::Refused { code: code::ACCESS_REFUSED, text, .. } => {
+            let exchange = if exchange.is_empty() { "amq.default" } else { exchange };
             text.contains(&format!("access to exchange '{exchange}' in "))
         }
         _ => false,
@@ -339,7 +344,7 @@ async fn drive(
     }
     let unfinished: Vec<bool> = results.iter().map(Option::is_none).collect();
     let sent = conclude(&group, results, gave_up);
-    let clean = sent.failure.is_none();
+    let clean = sent.failure.is_none() && !unfinished.contains(&true);
     let _ = report.send(sent);
     // What is still queued goes out when the broker reads again. The channel must live until then.
     for (future, unfinished) in confirming.iter_mut().zip(unfinished) {
@@ -348,8 +353,9 @@ async fn drive(
         }
     }
     drop(confirming);
-    if clean && channel.status().connected() {
-        publishing.keep_idle(channel);
+    let superfluous = if clean { publishing.keep_idle(channel) } else { Some(channel) };
+    if let Some(channel) = superfluous {
+        live.finish(channel).await;
     }
 }
 
@@ -490,6 +496,9 @@ mod tests {
         let old = refused(403, "ACCESS_REFUSED - access to exchange 'a' in vhost '/' refused for user 'u'");
         let new = refused(403, "ACCESS_REFUSED - write access to exchange 'a' in vhost '/' refused for user 'u'");
         assert!(names_exchange(&old, "a") && names_exchange(&new, "a"));
+        let default =
+            refused(403, "ACCESS_REFUSED - access to exchange 'amq.default' in vhost '/' refused for user 'u'");
+        assert!(names_exchange(&default, "") && !names_exchange(&default, "a"));
         let topic = refused(403, "ACCESS_REFUSED - write access to topic 'k' in exchange 'a' in vhost '/' refused");
         assert!(!names_exchange(&topic, "a"));
     }

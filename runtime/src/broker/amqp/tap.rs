@@ -22,6 +22,7 @@ use futures::task::AtomicWaker;
 use lapin::tcp::{AMQPUriTcpExt as _, AsyncTcpStream, OwnedTLSConfig};
 use lapin::types::{AMQPValue, FieldTable, parsing};
 use lapin::uri::AMQPUri;
+use tokio_util::sync::CancellationToken;
 
 use super::sieve::Sieve;
 
@@ -45,6 +46,7 @@ struct Shared {
     reader: AtomicWaker,
     writer: AtomicWaker,
     greeting: Mutex<Option<Vec<u8>>>,
+    gone: CancellationToken,
 }
 
 impl Control {
@@ -53,6 +55,11 @@ impl Control {
         self.0.cut.store(true, Ordering::Release);
         self.0.reader.wake();
         self.0.writer.wake();
+    }
+
+    /// Waits until lapin has closed the socket.
+    pub(super) async fn gone(&self) {
+        self.0.gone.cancelled().await;
     }
 
     /// How the server introduced itself: `product`, `version`, and more.
@@ -84,6 +91,12 @@ pub(super) struct Tap {
     inner: AsyncTcpStream<PlainStream>,
     sieve: Sieve,
     control: Control,
+}
+
+impl Drop for Tap {
+    fn drop(&mut self) {
+        self.control.0.gone.cancel();
+    }
 }
 
 impl AsyncRead for Tap {

@@ -82,9 +82,8 @@ impl Host for ContextHost {
     }
 
     fn idempotency_key(&mut self, purpose: String) -> String {
-        self.call().map_or_else(String::new, |call| {
-            ids::idempotency_key(&self.consumer.consumer, call, &purpose).to_string()
-        })
+        self.call()
+            .map_or_else(String::new, |call| ids::idempotency_key(&self.consumer.consumer, call, &purpose).to_string())
     }
 
     fn config(&mut self, key: String) -> Option<String> {

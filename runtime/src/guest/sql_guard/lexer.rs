@@ -214,7 +214,8 @@ impl<'a> Lexer<'a> {
 
     /// `t.1`: the dot belongs to a name.
     fn follows_name(&self) -> bool {
-        self.tokens.last().is_some_and(|last| matches!(last.token, Token::Word(_)))
+        let here = Location { line: self.line, column: self.column };
+        self.tokens.last().is_some_and(|last| matches!(last.token, Token::Word(_)) && last.span.end == here)
     }
 
     fn punctuation(&mut self, first: char) -> Result<Token, GuardError> {
@@ -328,7 +329,7 @@ impl<'a> Lexer<'a> {
     }
 
     fn hex(&self, digits: String) -> Result<Token, GuardError> {
-        let whole_bytes = digits.len() % 2 == 0 || self.dialect == Dialect::Postgres;
+        let whole_bytes = digits.len().is_multiple_of(2) || self.dialect == Dialect::Postgres;
         if !whole_bytes || !digits.chars().all(|c| c.is_ascii_hexdigit()) {
             return Err(self.invalid("a hexadecimal literal holds pairs of hexadecimal digits"));
         }

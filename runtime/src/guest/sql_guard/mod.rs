@@ -35,6 +35,11 @@
 //! - `hapax_*` is refused as a name of anything, and so are the system catalogs as tables; grants do not change that.
 //! - CTEs are renamed (`cte:NAME`), so that no rule of scope of any database can make one's name mean a table.
 //! - On Postgres, `?` is the jsonb operator in a text that holds a `$n`, and a placeholder in every other.
+//! - User-defined functions run on Postgres where they are named like a column of a row: `stock.f` means `f(stock)` if
+//!   there is no column `f`. The guard cannot know the columns; it refuses the names that no grant opens. Who has
+//!   functions over a granted table's row type that guests must not call revokes EXECUTE on them.
+//! - What the text relies on in a session: UTF-8 as its encoding (`client_encoding`, `SET NAMES utf8mb4`), and nothing
+//!   else. `sql_mode` and `standard_conforming_strings` could only change values, never where a literal ends.
 //! - Types that a database does not bring along are granted like functions: a cast calls their input function.
 
 mod expressions;
@@ -152,11 +157,14 @@ impl GuardError {
     }
 }
 
+type Verdict = Result<Arc<Checked>, GuardError>;
+
 /// Decides what a consumer's module may send to a database. Shared by the consumer's lanes.
 #[derive(Debug)]
 pub struct Guard {
     grants: names::Grants,
-    verdicts: Mutex<LruCache<Box<str>, Result<Arc<Checked>, GuardError>>>,
+    /// By text, both kinds.
+    verdicts: Mutex<LruCache<Box<str>, Verdict>>,
 }
 
 impl Guard {

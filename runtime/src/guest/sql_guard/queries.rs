@@ -244,7 +244,7 @@ impl Pen<'_> {
     /// `t.*`
     pub(super) fn qualified_wildcard(&mut self, name: &ObjectName) -> Step {
         let idents = names::idents(name)?;
-        if idents.len() > 2 || names::is_system_schema(&idents[0].value) {
+        if idents.len() > 2 || idents.first().is_none_or(|first| names::is_system_schema(&first.value)) {
             return unsupported(format!("`{name}.*`"));
         }
         self.path(&idents)?;

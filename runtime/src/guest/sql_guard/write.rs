@@ -15,7 +15,8 @@ const CTE: &str = "cte:";
 
 /// Checks a statement and writes it.
 pub(super) fn statement(grants: &Grants, statement: &Statement, parameters: usize) -> Result<Checked, GuardError> {
-    let mut pen = Pen { grants, out: String::new(), order: Vec::new(), ctes: Vec::new(), kind: Kind::Read };
+    let mut pen =
+        Pen { grants, out: String::new(), after_dot: false, order: Vec::new(), ctes: Vec::new(), kind: Kind::Read };
     let returns_rows = pen.statement(statement)?;
     let Pen { out, mut order, kind, .. } = pen;
     if grants.dialect != Dialect::MySql {
@@ -28,6 +29,8 @@ pub(super) fn statement(grants: &Grants, statement: &Statement, parameters: usiz
 pub(super) struct Pen<'a> {
     pub(super) grants: &'a Grants,
     out: String,
+    /// A name follows that belongs to the name before it.
+    after_dot: bool,
     /// The caller's index of each placeholder written.
     order: Vec<usize>,
     /// Names of the CTEs in scope, innermost last.
@@ -118,6 +121,7 @@ impl Pen<'_> {
         for (index, ident) in idents.iter().enumerate() {
             if index > 0 {
                 self.glue(".");
+                self.after_dot = true;
             }
             self.ident(ident)?;
         }
@@ -186,9 +190,7 @@ impl Pen<'_> {
                 if !digits.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'.' | b'e' | b'E' | b'+' | b'-')) {
                     return Err(GuardError::invalid(format!("`{digits}` is no number")));
                 }
-                // `1.` would run into a name after it.
-                let tail = if digits.ends_with('.') { "0" } else { "" };
-                self.put(&format!("{digits}{tail}"));
+                self.put(digits);
             }
             Value::SingleQuotedString(text) => self.string(text)?,
             Value::HexStringLiteral(digits) if digits.bytes().all(|b| b.is_ascii_hexdigit()) => {

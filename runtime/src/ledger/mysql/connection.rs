@@ -18,6 +18,9 @@ use super::encode::encode;
 use super::error::{db_error, ends_transaction, outdates_statements};
 use super::{Backend, Flavor, MySqlKill, STATEMENTS, decode, timeouts};
 
+/// How much later than MySQL itself this program stops a statement.
+const SERVER_GRACE: Duration = Duration::from_millis(250);
+
 /// A connection, its transaction, and the statements that it knows.
 ///
 /// MySQL has no limit for idle transactions, only one for idle connections. So there `wait_timeout` is short inside a
@@ -61,7 +64,7 @@ impl MySqlLedgerConnection {
     fn patience(&self) -> (Duration, DbErrorKind) {
         match self.session.backend.flavor {
             Flavor::MariaDb => (self.statement_limit + ANSWER_GRACE, DbErrorKind::Infrastructure),
-            Flavor::MySql => (self.statement_limit, DbErrorKind::TimedOut),
+            Flavor::MySql => (self.statement_limit + SERVER_GRACE, DbErrorKind::TimedOut),
         }
     }
 
@@ -70,9 +73,7 @@ impl MySqlLedgerConnection {
         let alone = !self.gate.in_transaction();
         let result = match result {
             Ok(done) if alone => self.simple("COMMIT".to_owned()).await.map(|()| done),
-            Err(error) if alone && !error.connection_lost => {
-                self.simple("ROLLBACK".to_owned()).await.and(Err(error))
-            }
+            Err(error) if alone && !error.connection_lost => self.simple("ROLLBACK".to_owned()).await.and(Err(error)),
             other => other,
         };
         let rollback_on_timeout = self.session.backend.rollback_on_timeout;
@@ -161,8 +162,7 @@ impl Connection for MySqlLedgerConnection {
         self.gate.enter()?;
         let kill: Arc<dyn KillSwitch> = self.kill.clone();
         let answer = async { self.session.connection.ping().await.map_err(|error| db_error(&error)) };
-        let result =
-            within(self.statement_limit + ANSWER_GRACE, DbErrorKind::Infrastructure, &kill, answer).await;
+        let result = within(self.statement_limit + ANSWER_GRACE, DbErrorKind::Infrastructure, &kill, answer).await;
         self.gate.leave(result)
     }
 
@@ -180,7 +180,7 @@ impl Connection for MySqlLedgerConnection {
 
 impl Drop for MySqlLedgerConnection {
     fn drop(&mut self) {
-        if self.gate.is_busy() {
+        if self.gate.is_abandoned() {
             kill_in_background(self.kill.clone());
         } else {
             self.kill.closed.store(true, Ordering::Release);

@@ -55,7 +55,9 @@ fn read(bytes: &[u8], type_info: &MySqlTypeInfo) -> Option<Value> {
 
 /// The name of `TINYINT(1)` hides the sign, the type itself does not.
 fn is_unsigned(type_info: &MySqlTypeInfo) -> bool {
-    *type_info == <u8 as Type<MySql>>::type_info() || type_info.name().ends_with("UNSIGNED") || type_info.name() == "YEAR"
+    *type_info == <u8 as Type<MySql>>::type_info()
+        || type_info.name().ends_with("UNSIGNED")
+        || type_info.name() == "YEAR"
 }
 
 fn integer(bytes: &[u8], is_unsigned: bool) -> Option<Value> {

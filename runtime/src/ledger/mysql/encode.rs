@@ -68,7 +68,9 @@ pub(super) fn encode<'v>(number: usize, param: &'v Param, decimal: &MySqlTypeInf
         Value::Boolean(flag) => Argument::Int(i64::from(*flag)),
         Value::Int(int) => Argument::Int(*int),
         Value::Float(float) if float.is_finite() => Argument::Float(*float),
-        Value::Float(_) => return Err(invalid(format!("parameter {number}: this database has no NaN and no infinity"))),
+        Value::Float(_) => {
+            return Err(invalid(format!("parameter {number}: this database has no NaN and no infinity")));
+        }
         Value::Decimal(text) if is_decimal(text) => Argument::Decimal(text, decimal.clone()),
         Value::Blob(bytes) => Argument::Blob(bytes),
         Value::Timestamptz(text) => match in_utc(text) {

@@ -136,7 +136,8 @@ mod tests {
     fn constraints_are_named_in_messages() {
         assert_eq!(constraint(1062, "Duplicate entry 'for key 'x'' for key 'PRIMARY'"), Some("PRIMARY"));
         assert_eq!(constraint(1062, "Duplicate entry '1' for key 't.by_name'"), Some("by_name"));
-        let foreign = "Cannot add or update a child row (`d`.`t`, CONSTRAINT `fk` FOREIGN KEY (`a`) REFERENCES `p` (`a`))";
+        let foreign =
+            "Cannot add or update a child row (`d`.`t`, CONSTRAINT `fk` FOREIGN KEY (`a`) REFERENCES `p` (`a`))";
         assert_eq!(constraint(1452, foreign), Some("fk"));
         assert_eq!(constraint(4025, "CONSTRAINT `positive` failed for `d`.`t`"), Some("positive"));
         assert_eq!(constraint(3819, "Check constraint 'positive' is violated."), Some("positive"));

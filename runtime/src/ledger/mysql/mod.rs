@@ -1,7 +1,7 @@
 //! The ledger on MariaDB 10.5 and later, and on MySQL 8.
 //!
 //! Parameters are bound by what they are, and the server converts: the types that it reports for the parameters of a
-//! prepared statement are of no use. What comes back is read by column type ([`decode`]).
+//! prepared statement are of no use. What comes back is read by column type (`decode`).
 
 mod connection;
 mod decode;
@@ -21,8 +21,8 @@ use tokio::sync::OnceCell;
 
 use super::database::{Connection, Database, DbError, Dialect, Features, KillSwitch, Migration, SessionSettings};
 use super::gate::{
-    KILL_LIMIT, MIGRATION_LIMIT, MIGRATION_LOCK_LIMIT, MIGRATIONS_TABLE, connecting, driver_error, lost, migrate,
-    migration_error, millis, seconds,
+    KILL_LIMIT, MIGRATION_LIMIT, MIGRATION_LOCK_LIMIT, MIGRATIONS_TABLE, apply_migrations, connecting, driver_error,
+    lost, migration_error, millis, plan_migrations, seconds,
 };
 use connection::MySqlLedgerConnection;
 
@@ -36,8 +36,7 @@ const STATEMENTS: usize = 256;
 /// - Without `ANSI_QUOTES` and `NO_BACKSLASH_ESCAPES`: the SQL of handlers is parsed before it is sent, and the server
 ///   has to read quotes and backslashes as that parser does, or text could become code.
 /// - Without `PIPES_AS_CONCAT` and the modes of other databases, for the same reason.
-const SQL_MODE: &str =
-    "STRICT_ALL_TABLES,STRICT_TRANS_TABLES,NO_ZERO_IN_DATE,NO_ZERO_DATE,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION";
+const SQL_MODE: &str = "STRICT_ALL_TABLES,STRICT_TRANS_TABLES,NO_ZERO_IN_DATE,NO_ZERO_DATE,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION";
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/mysql");
 
@@ -230,14 +229,30 @@ impl Database for MySql {
             );
             let found = connection.fetch_optional(raw_sql(AssertSqlSafe(found))).await;
             let exists = found.map_err(|error| error::db_error(&error))?.is_some();
-            migrate(&mut connection, self.migrations, exists, dry_run)
-                .await
-                .map_err(|error| migration_error(error, error::db_error))
+            let failed = |error| migration_error(error, error::db_error);
+            if let Some(done) =
+                plan_migrations(&mut connection, self.migrations, exists, dry_run).await.map_err(failed)?
+            {
+                return Ok(done);
+            }
+            lock_migrations(&mut connection).await?;
+            apply_migrations(&mut connection, self.migrations).await.map_err(failed)
         };
         match tokio::time::timeout(MIGRATION_LIMIT, work).await {
             Ok(result) => result,
             Err(_) => Err(lost("migrating the hapax_* tables took too long, or another host holds the lock for it")),
         }
+    }
+}
+
+/// Takes the lock for migrations of this database; it is held until the connection is closed. Not with sqlx: it asks to
+/// wait for ever by a negative time, and MariaDB answers that with NULL and no lock.
+async fn lock_migrations(connection: &mut MySqlConnection) -> Result<(), DbError> {
+    let lock = format!("SELECT GET_LOCK(CONCAT('hapax:', MD5(DATABASE())), {})", seconds(MIGRATION_LIMIT));
+    let row = connection.fetch_one(raw_sql(AssertSqlSafe(lock))).await.map_err(|error| error::db_error(&error))?;
+    match row.try_get::<Option<i64>, _>(0) {
+        Ok(Some(1)) => Ok(()),
+        _ => Err(DbError::infrastructure("another host holds the lock for migrating the hapax_* tables")),
     }
 }
 
@@ -269,7 +284,9 @@ impl KillSwitch for MySqlKill {
         };
         match tokio::time::timeout(KILL_LIMIT, work).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(error = %error::db_error(&error), "cannot end a connection of the database"),
+            Ok(Err(error)) => {
+                tracing::warn!(error = %error::db_error(&error), "cannot end a connection of the database")
+            }
             Err(_) => tracing::warn!("ending a connection of the database takes too long; its time-outs will"),
         }
     }

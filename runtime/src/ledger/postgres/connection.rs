@@ -17,8 +17,8 @@ use super::super::gate::{ANSWER_GRACE, Gate, Rows, driver_error, kill_in_backgro
 use super::super::value::{Executed, Param, ResultSet, RowLimits};
 use super::decode::{self, Reader};
 use super::encode::{Encoded, encode};
-use super::error::{FEATURE_NOT_SUPPORTED, db_error, timed_out, while_planning};
-use super::plan::{Plan, TypeName, Variant, variant};
+use super::error::{db_error, outdates_statements, timed_out, while_planning};
+use super::plan::{Plan, TypeName, Variant, Wire, variant};
 use super::{PostgresKill, STATEMENTS, Types, timeouts};
 
 /// A connection, its transaction, and the statements that it knows.
@@ -169,12 +169,20 @@ impl Connection for PostgresConnection {
 
 impl Drop for PostgresConnection {
     fn drop(&mut self) {
-        if self.gate.is_busy() {
+        if self.gate.is_abandoned() {
             kill_in_background(self.kill.clone());
         } else {
             self.kill.closed.store(true, Ordering::Release);
         }
     }
+}
+
+/// A statement ready to be sent.
+struct Ready {
+    variant: Variant,
+    arguments: PgArguments,
+    /// It was prepared in an earlier call, and may be out of date.
+    known: bool,
 }
 
 /// The wire, and what is known about the statements sent over it.
@@ -191,7 +199,7 @@ impl Session {
     }
 
     async fn execute(&mut self, sql: &str, params: &[Param]) -> Result<Executed, DbError> {
-        let (variant, arguments) = self.prepare(sql, params, false).await?;
+        let Ready { variant, arguments, known } = self.prepare(sql, params, false).await?;
         let mut executed = Executed::default();
         let query = sqlx::query_with(AssertSqlSafe(variant.sql), arguments);
         let mut answers = self.connection.fetch_many(query);
@@ -204,11 +212,11 @@ impl Session {
             }
         };
         drop(answers);
-        self.after(outcome).await
+        self.after(outcome, known).await
     }
 
     async fn query(&mut self, sql: &str, params: &[Param], limits: RowLimits) -> Result<ResultSet, DbError> {
-        let (variant, arguments) = self.prepare(sql, params, true).await?;
+        let Ready { variant, arguments, known } = self.prepare(sql, params, true).await?;
         let Self { connection, plans, .. } = self;
         let Some(plan) = plans.peek(sql) else { return Err(DbError::infrastructure("a statement was forgotten")) };
         let mut rows = Rows::new(limits);
@@ -227,28 +235,26 @@ impl Session {
             }
         };
         drop(answers);
-        self.after(outcome).await
+        self.after(outcome, known).await
     }
 
-    /// Forgets all statements where the server says that one of them is out of date.
-    async fn after<T>(&mut self, outcome: Result<T, DbError>) -> Result<T, DbError> {
-        if let Err(error) = &outcome
-            && error.code.as_deref() == Some(FEATURE_NOT_SUPPORTED)
-        {
-            self.plans.clear();
-            self.connection.clear_cached_statements().await.map_err(|error| db_error(&error))?;
+    /// Forgets all statements where one that was known before seems to be out of date.
+    async fn after<T>(&mut self, outcome: Result<T, DbError>, known: bool) -> Result<T, DbError> {
+        match outcome {
+            Err(error) if known && outdates_statements(&error) => {
+                self.plans.clear();
+                self.connection.clear_cached_statements().await.map_err(|error| db_error(&error))?;
+                Err(DbError { kind: DbErrorKind::Infrastructure, ..error })
+            }
+            other => other,
         }
-        outcome
     }
 
     /// The statement as it is sent, and its parameters. No round trip where both were sent alike before.
-    async fn prepare(
-        &mut self,
-        sql: &str,
-        params: &[Param],
-        reads: bool,
-    ) -> Result<(Variant, PgArguments), DbError> {
+    async fn prepare(&mut self, sql: &str, params: &[Param], reads: bool) -> Result<Ready, DbError> {
+        let mut known = true;
         if !self.plans.contains(sql) {
+            known = false;
             let plan = self.plan(sql).await?;
             self.plans.put(sql.into(), plan);
         }
@@ -264,15 +270,19 @@ impl Session {
         let wires: Vec<_> = encoded.iter().map(|parameter| parameter.wire).collect();
         let wrapped = reads && plan.needs_wrapping();
         let variant = match plan.find(&wires, wrapped) {
-            Some(known) => known.clone(),
-            None => self.vary(sql, &encoded, wrapped).await?,
+            Some(variant) => variant.clone(),
+            None => {
+                let plain = !wrapped && wires.iter().all(|wire| matches!(wire, Wire::Null | Wire::Native));
+                known &= plain;
+                self.vary(sql, &encoded, wrapped).await?
+            }
         };
         let mut arguments = PgArguments::default();
-        for (parameter, type_info) in encoded.into_iter().zip(types) {
-            sqlx::Arguments::add(&mut arguments, parameter.argument(type_info))
+        for ((parameter, reported), place) in encoded.into_iter().zip(types).zip(&variant.wires) {
+            sqlx::Arguments::add(&mut arguments, parameter.argument(*place, reported))
                 .map_err(|error| driver_error(&sqlx::Error::Encode(error)))?;
         }
-        Ok((variant, arguments))
+        Ok(Ready { variant, arguments, known })
     }
 
     /// Asks the server what a statement takes and returns.
@@ -303,7 +313,7 @@ impl Session {
         let mut targets = Vec::with_capacity(encoded.len());
         for (parameter, to) in encoded.iter().zip(&parameters) {
             targets.push(match parameter.wire {
-                super::plan::Wire::Null | super::plan::Wire::Native => None,
+                Wire::Null | Wire::Native => None,
                 _ => Some(self.type_name(oid_of(to), to).await?),
             });
         }
@@ -333,7 +343,8 @@ impl Session {
              FROM pg_catalog.pg_type AS t JOIN pg_catalog.pg_namespace AS n ON n.oid = t.typnamespace
              WHERE t.oid = {oid}"
         );
-        let row = self.connection.fetch_optional(raw_sql(AssertSqlSafe(sql))).await.map_err(|error| db_error(&error))?;
+        let row =
+            self.connection.fetch_optional(raw_sql(AssertSqlSafe(sql))).await.map_err(|error| db_error(&error))?;
         let Some(row) = row else {
             return Err(DbError::infrastructure(format!("the database does not know its type {}", type_info.name())));
         };

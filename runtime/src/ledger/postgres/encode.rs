@@ -24,8 +24,16 @@ impl<'v> Encoded<'v> {
         Self { wire: Wire::Native, bytes: bytes.into() }
     }
 
-    /// What sqlx takes, under the type that the server reported.
-    pub(super) fn argument(self, type_info: PgTypeInfo) -> Argument<'v> {
+    /// What sqlx takes: under the type that the server reported, or, where the way to send the statement has a cast at
+    /// this place, under the type that is cast. sqlx declares it when it has to prepare a forgotten statement again.
+    pub(super) fn argument(self, place: Wire, reported: PgTypeInfo) -> Argument<'v> {
+        let type_info = match place {
+            Wire::Null | Wire::Native => reported,
+            Wire::Text | Wire::Instant => <str as Type<Postgres>>::type_info(),
+            Wire::Ints => <[i64] as Type<Postgres>>::type_info(),
+            Wire::Texts => <[String] as Type<Postgres>>::type_info(),
+            Wire::Blobs => <[Vec<u8>] as Type<Postgres>>::type_info(),
+        };
         Argument { bytes: (self.wire != Wire::Null).then_some(self.bytes), type_info }
     }
 }
@@ -149,7 +157,11 @@ fn numeric(int: i64) -> Vec<u8> {
     }
     let count = u16::try_from(digits.len()).unwrap_or_default();
     let sign: u16 = if int < 0 { 0x4000 } else { 0 };
-    [count, count.saturating_sub(1), sign, 0].into_iter().chain(digits.into_iter().rev()).flat_map(u16::to_be_bytes).collect()
+    [count, count.saturating_sub(1), sign, 0]
+        .into_iter()
+        .chain(digits.into_iter().rev())
+        .flat_map(u16::to_be_bytes)
+        .collect()
 }
 
 fn narrow(number: usize, float: f64) -> Result<f32, DbError> {

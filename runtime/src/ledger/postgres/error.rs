@@ -9,7 +9,11 @@ use super::super::gate::driver_error;
 const QUERY_CANCELED: &str = "57014";
 
 /// Code of `feature_not_supported`, which is also what a cached plan answers whose result type has changed.
-pub(super) const FEATURE_NOT_SUPPORTED: &str = "0A000";
+const FEATURE_NOT_SUPPORTED: &str = "0A000";
+
+/// What a statement answers that was prepared before a column's type changed: its parameters keep the types that they
+/// once had. Codes: datatype mismatch, undefined or ambiguous function or operator, no such cast, indeterminate type.
+const CHANGED_TYPES: [&str; 5] = ["42804", "42883", "42725", "42846", "42P18"];
 
 /// An error as the seam has it. A cancelled statement is infrastructure until its time is known:
 /// [`timed_out`].
@@ -50,6 +54,12 @@ pub(super) fn timed_out(error: DbError, used_up: bool) -> DbError {
         return DbError { kind: DbErrorKind::TimedOut, ..error };
     }
     error
+}
+
+/// Tells whether a statement that was prepared in an earlier call may be out of date; then this is nobody's fault. Told
+/// wrongly, it costs one more attempt: the statement is prepared anew, and what is wrong with it is said then.
+pub(super) fn outdates_statements(error: &DbError) -> bool {
+    error.code.as_deref().is_some_and(|code| code == FEATURE_NOT_SUPPORTED || CHANGED_TYPES.contains(&code))
 }
 
 /// What planning does not support ("FOR UPDATE is not allowed with DISTINCT") is the statement's fault.

@@ -1,8 +1,8 @@
 //! The ledger on PostgreSQL 12 and later.
 //!
 //! Statements are prepared, and parameters sent in the binary form of the types that the server reports for them
-//! ([`encode`]); where the two do not match, the server converts ([`plan`]), never this program. Results are read in
-//! binary form too ([`decode`]); columns of types without a form of their own are asked for as text.
+//! (`encode`); where the two do not match, the server converts (`plan`), never this program. Results are read in
+//! binary form too (`decode`); columns of types without a form of their own are asked for as text.
 
 mod connection;
 mod decode;
@@ -17,14 +17,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sqlx::migrate::Migrator;
+use sqlx::migrate::{Migrate, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection as _, Executor, Row, raw_sql};
 
 use super::database::{Connection, Database, DbError, Dialect, Features, KillSwitch, Migration, SessionSettings};
 use super::gate::{
-    KILL_LIMIT, MIGRATION_LIMIT, MIGRATION_LOCK_LIMIT, MIGRATIONS_TABLE, connecting, driver_error, lost, migrate,
-    migration_error, millis, seconds,
+    KILL_LIMIT, MIGRATION_LIMIT, MIGRATION_LOCK_LIMIT, MIGRATIONS_TABLE, apply_migrations, connecting, driver_error,
+    lost, migration_error, millis, plan_migrations, seconds,
 };
 use connection::PostgresConnection;
 use plan::TypeName;
@@ -180,13 +180,21 @@ impl Database for Postgres {
         let (mut connection, _) = self.open(settings).await?;
         let work = async {
             let row = connection
-                .fetch_one(raw_sql(AssertSqlSafe(format!("SELECT pg_catalog.to_regclass('{MIGRATIONS_TABLE}') IS NOT NULL"))))
+                .fetch_one(raw_sql(AssertSqlSafe(format!(
+                    "SELECT pg_catalog.to_regclass('{MIGRATIONS_TABLE}') IS NOT NULL"
+                ))))
                 .await
                 .map_err(|error| error::db_error(&error))?;
             let exists = row.try_get::<bool, _>(0).map_err(|error| driver_error(&error))?;
-            migrate(&mut connection, self.migrations, exists, dry_run)
-                .await
-                .map_err(|error| migration_error(error, error::db_error))
+            let failed = |error| migration_error(error, error::db_error);
+            if let Some(done) =
+                plan_migrations(&mut connection, self.migrations, exists, dry_run).await.map_err(failed)?
+            {
+                return Ok(done);
+            }
+            // Held until the connection is closed.
+            connection.lock().await.map_err(failed)?;
+            apply_migrations(&mut connection, self.migrations).await.map_err(failed)
         };
         match tokio::time::timeout(MIGRATION_LIMIT, work).await {
             Ok(result) => result,
@@ -214,7 +222,8 @@ impl KillSwitch for PostgresKill {
         let work = async {
             let mut connection = self.options.connect().await?;
             let this = format!("pid = {} AND backend_start = '{}'::timestamptz", self.pid, self.started);
-            let terminate = format!("SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity WHERE {this}");
+            let terminate =
+                format!("SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity WHERE {this}");
             let alive = format!("SELECT 1 FROM pg_catalog.pg_stat_activity WHERE {this}");
             connection.execute(raw_sql("SET TimeZone = 'UTC'")).await?;
             connection.execute(raw_sql(AssertSqlSafe(terminate))).await?;
@@ -225,7 +234,9 @@ impl KillSwitch for PostgresKill {
         };
         match tokio::time::timeout(KILL_LIMIT, work).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(error = %error::db_error(&error), "cannot end a connection of the database"),
+            Ok(Err(error)) => {
+                tracing::warn!(error = %error::db_error(&error), "cannot end a connection of the database")
+            }
             Err(_) => tracing::warn!("ending a connection of the database takes too long; its time-outs will"),
         }
     }

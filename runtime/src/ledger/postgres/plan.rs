@@ -2,7 +2,7 @@
 //!
 //! A parameter whose value has no binary form for the reported type is sent as text, and its placeholder becomes
 //! `CAST(CAST($1 AS text) AS schema.type)`. A result with columns of types that this program does not read becomes
-//! `WITH hapax_q(c1, …) AS MATERIALIZED (statement) SELECT c1, CAST(c2 AS text), …`: a common table expression and not
+//! `WITH hapax_q(c1, …) AS MATERIALIZED (statement) SELECT c1, format('%s', c2), …`: a common table expression and not
 //! a sub-select, since statements that change data may stand there too, and materialized, which keeps the order.
 
 use std::fmt::Write;
@@ -86,7 +86,8 @@ pub(super) struct Plan {
 /// One way to send a statement.
 #[derive(Clone)]
 pub(super) struct Variant {
-    wires: Vec<Wire>,
+    /// How each parameter crosses the wire.
+    pub(super) wires: Vec<Wire>,
     wrapped: bool,
     /// What is sent.
     pub(super) sql: Arc<str>,
@@ -187,7 +188,11 @@ fn wrapped(
         let comma = if index == 0 { "" } else { ", " };
         // Writing to a String cannot fail.
         let _ = match reader {
-            Reader::Cast(_) => write!(text, "{comma}CAST({name} AS pg_catalog.text)"),
+            // What the type's output function says. A cast to text is another function for some: an inet gets its
+            // netmask. And format makes an empty text of NULL.
+            Reader::Cast(_) => {
+                write!(text, "{comma}CASE WHEN {name} IS DISTINCT FROM NULL THEN pg_catalog.format('%s', {name}) END")
+            }
             _ => write!(text, "{comma}{name}"),
         };
     }
@@ -206,7 +211,8 @@ mod tests {
     #[test]
     fn placeholders_are_cast_where_needed() {
         let sql = "UPDATE t SET a = $1, b = '$2' WHERE c = $2 AND d = $1 -- $2";
-        let made = variant(sql, &[Wire::Native, Wire::Text], &[None, Some(named("pg_catalog.uuid"))], None).expect("a variant");
+        let made = variant(sql, &[Wire::Native, Wire::Text], &[None, Some(named("pg_catalog.uuid"))], None)
+            .expect("a variant");
         assert_eq!(
             &*made.sql,
             "UPDATE t SET a = $1, b = '$2' WHERE c = CAST(CAST($2 AS pg_catalog.text) AS pg_catalog.uuid) AND d = $1 -- $2"
@@ -219,21 +225,23 @@ mod tests {
         let plain = variant("SELECT a, b FROM t ORDER BY a; -- end", &[], &[], Some(&readers)).expect("a variant");
         assert_eq!(
             &*plain.sql,
-            "WITH hapax_q(c1, c2) AS MATERIALIZED (\nSELECT a, b FROM t ORDER BY a\n) SELECT c1, CAST(c2 AS pg_catalog.text) FROM hapax_q"
+            "WITH hapax_q(c1, c2) AS MATERIALIZED (\nSELECT a, b FROM t ORDER BY a\n) SELECT c1, CASE WHEN c2 IS DISTINCT FROM NULL THEN pg_catalog.format('%s', c2) END FROM hapax_q"
         );
         let list = "WITH x AS (DELETE FROM t WHERE k = $1 RETURNING a, b) SELECT * FROM x WHERE a = $2";
-        let made = variant(list, &[Wire::Instant, Wire::Native], &[Some(named("pg_catalog.date")), None], Some(&readers));
+        let made =
+            variant(list, &[Wire::Instant, Wire::Native], &[Some(named("pg_catalog.date")), None], Some(&readers));
         assert_eq!(
             &*made.expect("a variant").sql,
             "WITH x AS (DELETE FROM t WHERE k = CAST(CAST(CAST($1 AS pg_catalog.text) AS pg_catalog.timestamptz) AS pg_catalog.date) RETURNING a, b) , \
-             hapax_q(c1, c2) AS MATERIALIZED (\nSELECT * FROM x WHERE a = $2\n) SELECT c1, CAST(c2 AS pg_catalog.text) FROM hapax_q"
+             hapax_q(c1, c2) AS MATERIALIZED (\nSELECT * FROM x WHERE a = $2\n) SELECT c1, CASE WHEN c2 IS DISTINCT FROM NULL THEN pg_catalog.format('%s', c2) END FROM hapax_q"
         );
     }
 
     #[test]
     fn a_way_serves_nulls_too() {
         let mut plan = Plan::new(Vec::new(), Vec::new(), Vec::new());
-        let made = variant("SELECT $1, $2", &[Wire::Text, Wire::Null], &[Some(named("x")), None], None).expect("a variant");
+        let made =
+            variant("SELECT $1, $2", &[Wire::Text, Wire::Null], &[Some(named("x")), None], None).expect("a variant");
         plan.remember(made);
         assert!(plan.find(&[Wire::Null, Wire::Native], false).is_some());
         assert!(plan.find(&[Wire::Text, Wire::Null], false).is_some());

@@ -63,11 +63,12 @@ ORDER BY due_at, id LIMIT :limit FOR UPDATE SKIP LOCKED
 
 -- name: due_in_order
 -- For blocking retry: everything pending, oldest first, due or not; the caller stops at the first that is not due.
+-- Locks nothing: a row that another host runs would be waited for. Taking the rows is guarded by their state.
 SELECT id, consumer, message_id, state, phase, generation, due_at, slot, attempts, handler_attempts, crashes, compensations, run_token, incarnation, taken_at, reason, code, error, module, body_digest, exchange, routing_key, properties, body, body_bytes, created_at, updated_at,
   CASE WHEN state <> 2 AND due_at <= @now THEN 1 ELSE 0 END AS is_due
 FROM hapax_parked
 WHERE consumer = :consumer AND slot BETWEEN :first_slot AND :last_slot AND state IN (1, 2, 3)
-ORDER BY id LIMIT :limit FOR UPDATE
+ORDER BY id LIMIT :limit
 
 -- name: due_suspect
 SELECT id, consumer, message_id, state, phase, generation, due_at, slot, attempts, handler_attempts, crashes, compensations, run_token, incarnation, taken_at, reason, code, error, module, body_digest, exchange, routing_key, properties, body, body_bytes, created_at, updated_at FROM hapax_parked
@@ -107,8 +108,8 @@ ORDER BY id LIMIT :limit FOR UPDATE SKIP LOCKED
 SELECT state, COUNT(*) AS n FROM hapax_parked WHERE consumer = :consumer GROUP BY state
 
 -- name: slots_blocked
-SELECT COUNT(*) AS n FROM hapax_parked
-WHERE consumer = :consumer AND slot BETWEEN :first_slot AND :last_slot AND state IN (1, 2, 3)
+SELECT 1 AS blocked FROM hapax_parked
+WHERE consumer = :consumer AND slot BETWEEN :first_slot AND :last_slot AND state IN (1, 2, 3) LIMIT 1
 
 -- name: outbox_add
 INSERT INTO hapax_outbox (id, consumer, message_id, parked_id, exchange, routing_key, properties, body, state, attempts, next_at, created_at)

@@ -260,9 +260,8 @@ impl Connection for SqliteLedgerConnection {
 
     async fn ping(&mut self) -> Result<(), DbError> {
         self.gate.enter()?;
-        let result = self
-            .work(|connection| Box::pin(async { connection.ping().await.map_err(|error| db_error(&error)) }))
-            .await;
+        let result =
+            self.work(|connection| Box::pin(async { connection.ping().await.map_err(|error| db_error(&error)) })).await;
         self.gate.leave(result)
     }
 

@@ -24,8 +24,8 @@ use super::database::{
     Connection, Database, DbError, DbErrorKind, Dialect, Features, KillSwitch, Migration, SessionSettings,
 };
 use super::gate::{
-    KILL_LIMIT, MIGRATION_LIMIT, MIGRATION_LOCK_LIMIT, MIGRATIONS_TABLE, connecting, driver_error, lost, migrate,
-    migration_error, millis,
+    KILL_LIMIT, MIGRATION_LIMIT, MIGRATION_LOCK_LIMIT, MIGRATIONS_TABLE, apply_migrations, connecting, driver_error,
+    lost, migration_error, millis, plan_migrations,
 };
 use connection::SqliteLedgerConnection;
 
@@ -131,15 +131,14 @@ impl Sqlite {
     /// A connection with its session pinned.
     async fn open(&self, lock_timeout: Duration) -> Result<SqliteConnection, DbError> {
         if self.place == Place::Memory {
-            self.keeper
-                .get_or_try_init(async || self.open_once(lock_timeout).await.map(Mutex::new))
-                .await?;
+            self.keeper.get_or_try_init(async || self.open_once(lock_timeout).await.map(Mutex::new)).await?;
         }
         self.open_once(lock_timeout).await
     }
 
     async fn open_once(&self, lock_timeout: Duration) -> Result<SqliteConnection, DbError> {
-        let options = self.options.clone().busy_timeout(Duration::from_millis(millis(lock_timeout).unsigned_abs().into()));
+        let options =
+            self.options.clone().busy_timeout(Duration::from_millis(millis(lock_timeout).unsigned_abs().into()));
         let attempts = async {
             loop {
                 // SQLite does not wait where two connections turn WAL on at once.
@@ -186,9 +185,14 @@ impl Database for Sqlite {
             let found = format!("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = '{MIGRATIONS_TABLE}'");
             let found = connection.fetch_optional(raw_sql(AssertSqlSafe(found))).await;
             let exists = found.map_err(|error| error::db_error(&error))?.is_some();
-            migrate(&mut connection, self.migrations, exists, dry_run)
-                .await
-                .map_err(|error| migration_error(error, error::db_error))
+            let failed = |error| migration_error(error, error::db_error);
+            if let Some(done) =
+                plan_migrations(&mut connection, self.migrations, exists, dry_run).await.map_err(failed)?
+            {
+                return Ok(done);
+            }
+            // Files are for one process: there is nobody to lock out.
+            apply_migrations(&mut connection, self.migrations).await.map_err(failed)
         };
         match tokio::time::timeout(MIGRATION_LIMIT, work).await {
             Ok(result) => result,

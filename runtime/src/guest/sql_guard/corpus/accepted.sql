@@ -44,7 +44,7 @@ WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5) SELE
 WITH a AS (SELECT 1 AS x), b AS (SELECT x FROM a) SELECT x FROM b
 WITH unknown AS (SELECT 1 AS x) SELECT unknown.x FROM unknown
 INSERT INTO stock (id, qty) VALUES (?, ?), (3, 4)
-INSERT INTO stock VALUES (1, 'x', NULL)
+INSERT INTO audit VALUES ('x'), (NULL)
 INSERT INTO stock (id, qty) SELECT id, 0 FROM orders WHERE id = ?
 INSERT INTO audit (what) VALUES (?)
 UPDATE stock SET qty = qty - 1 WHERE id = ? AND qty > 0
@@ -61,7 +61,7 @@ SELECT qty AS "Left over" FROM stock
 SELECT größe FROM stock
 
 [postgres]
-SELECT qty::text, id::uuid, '{}'::jsonb, '{1}'::int[], CAST(? AS timestamp with time zone), ?::numeric(10,2) FROM stock
+SELECT qty::text, name::uuid, '{}'::jsonb, '{1}'::int[], CAST(? AS timestamp with time zone), ?::numeric(10,2) FROM stock
 SELECT doc->'a'->>'b', doc#>'{a,b}', doc @> '{"a":1}', tags && ARRAY['x'] FROM stock
 SELECT doc ? 'a', doc ?| ARRAY['a'], doc ?& ARRAY['b'], doc @? '$.a' FROM stock WHERE id = $1
 INSERT INTO stock (id) VALUES (?) ON CONFLICT DO NOTHING
@@ -91,7 +91,7 @@ SELECT extract(epoch FROM at), date_trunc('day', at), at AT TIME ZONE 'UTC', now
 SELECT interval '1' day, DATE '2024-01-01', TIMESTAMP '2024-01-01 00:00:00', make_interval(days => 1)
 SELECT name ILIKE 'a%', name SIMILAR TO 'b', name ~* 'c', name !~ 'd', name ~~ 'e', name ^@ 'f' FROM stock
 SELECT position('a' IN name), substring(name FROM 1 FOR 2), overlay(name PLACING 'x' FROM 1), trim(BOTH ' ' FROM name) FROM stock
-SELECT ARRAY[1,2][1], (ARRAY[1,2,3])[1:2], ARRAY(SELECT id FROM stock), tags[1] FROM stock
+SELECT (ARRAY[1,2])[1], (ARRAY[1,2,3])[1:2], ARRAY(SELECT id FROM stock), tags[1] FROM stock
 SELECT id, sum(qty) FROM stock GROUP BY ROLLUP (id)
 SELECT id, name, sum(qty) FROM stock GROUP BY GROUPING SETS ((id, name), (id), ())
 SELECT id IS DISTINCT FROM 1, id IS NOT DISTINCT FROM NULL, a IS TRUE, b IS NOT UNKNOWN FROM stock
@@ -153,7 +153,7 @@ DELETE FROM stock WHERE id = 1 RETURNING id
 WITH few AS (SELECT id FROM orders) DELETE FROM stock WHERE id IN (SELECT id FROM few)
 WITH few AS (SELECT id FROM orders) INSERT INTO stock (id) SELECT id FROM few
 SELECT * FROM json_each('[1,2]')
-SELECT value FROM stock, json_each(stock.doc)
+SELECT e.value FROM stock, json_each(stock.doc) AS e
 SELECT doc->'$.a', doc->>'$.b', json_extract(doc, '$.c') FROM stock
 SELECT name GLOB 'a*', name REGEXP 'b', qty == 1, name || 'x', qty << 1, ~qty FROM stock
 SELECT name COLLATE NOCASE FROM stock ORDER BY name COLLATE NOCASE NULLS FIRST

@@ -1,0 +1,32 @@
+#!/bin/sh
+# Builds the Python handler to a component: build.sh OUT.wasm
+# Needs Python 3.10 or newer with venv. Its toolchain is taken from $HAPAX_TOOLCHAINS/python (by default in
+# target/toolchains of this repository), and installed there, as requirements.txt pins it, if it is missing or other.
+set -eu
+
+out=${1:?usage: build.sh OUT.wasm}
+here=$(cd "$(dirname "$0")" && pwd)
+root=$(cd "$here/../../.." && pwd)
+toolchain=${HAPAX_TOOLCHAINS:-$root/target/toolchains}/python
+
+case $out in /*) ;; *) out=$PWD/$out ;; esac
+mkdir -p "$(dirname "$out")" "$(dirname "$toolchain")"
+
+version=$(sed -n 's/^componentize-py==//p' "$here/requirements.txt")
+installed=$("$toolchain/bin/pip" show componentize-py 2>/dev/null | sed -n 's/^Version: //p' || true)
+if [ "$installed" != "$version" ]; then
+    python3 -m venv "$toolchain" || {
+        echo "build.sh: Python 3.10 or newer with venv is missing: on Debian, apt-get install python3-venv" >&2
+        exit 1
+    }
+    "$toolchain/bin/pip" install --quiet --disable-pip-version-check --requirement "$here/requirements.txt" >&2
+fi
+
+# The world's bindings are made by componentize-py itself. Only the one source file may end up in the component.
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+mkdir "$work/app"
+cp "$here/app.py" "$work/app/"
+env -u VIRTUAL_ENV "$toolchain/bin/componentize-py" --quiet --wit-path "$root/wit" --world compensating-handler \
+    componentize --python-path "$work/app" --output "$work/handler.wasm" app >&2
+mv "$work/handler.wasm" "$out"

@@ -1,0 +1,353 @@
+//! A world for one test: servers (or files), a queue, a database with business tables, and hosts to run on them.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use hapax::broker::{self, Broker, Outgoing, Published};
+use hapax::ledger::database::{self, Database, SessionSettings};
+use hapax::ledger::value::{RowLimits, Value};
+use hapax::message::Properties;
+use hapax_tests::proc::{Launch, Process};
+use hapax_tests::servers::shared;
+use hapax_tests::vhost::Vhost;
+use hapax_tests::{wait_for, wait_until};
+
+/// How long anything may take that is expected to happen, on a slow machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The name of the consumer under test.
+pub(crate) const CONSUMER: &str = "under-test";
+/// Its queue.
+pub(crate) const QUEUE: &str = "work";
+/// The queue that copies of its dead letters go to.
+pub(crate) const DEAD_QUEUE: &str = "work.dead";
+
+/// Which servers a scenario runs on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// RabbitMQ, Redis, MariaDB.
+    MariaDb,
+    /// RabbitMQ, Redis, Postgres.
+    Postgres,
+    /// Files.
+    Embedded,
+}
+
+/// One test's world.
+pub(crate) struct World {
+    pub(crate) stage: Stage,
+    directory: tempfile::TempDir,
+    vhost: Option<Vhost>,
+    broker_url: String,
+    lock_url: String,
+    database_url: String,
+    database: Arc<dyn Database>,
+}
+
+/// How a test's consumer differs from the usual one.
+pub(crate) struct Consumer {
+    guest: &'static str,
+    lines: Vec<String>,
+    top: String,
+}
+
+impl Default for Consumer {
+    fn default() -> Self {
+        Self { guest: "chaos", lines: Vec::new(), top: String::new() }
+    }
+}
+
+impl Consumer {
+    /// One more line of its section, in place of the usual one of that key.
+    pub(crate) fn with(mut self, line: impl Into<String>) -> Self {
+        self.lines.push(line.into());
+        self
+    }
+
+    /// Another guest than `chaos`.
+    pub(crate) fn guest(mut self, guest: &'static str) -> Self {
+        self.guest = guest;
+        self
+    }
+
+    /// Text for the head of the config file.
+    pub(crate) fn top(mut self, text: &str) -> Self {
+        self.top = text.to_owned();
+        self
+    }
+}
+
+/// The tables that scenarios write to: `effects` has a row for each effect, so that a doubled one shows.
+const TABLES: [(&str, &str); 3] = [
+    ("effects", "name VARCHAR(300), value VARCHAR(2000)"),
+    ("stock", "goods_id BIGINT PRIMARY KEY, quantity BIGINT NOT NULL"),
+    ("refused_order", "message_id VARCHAR(255) PRIMARY KEY, goods_id BIGINT NOT NULL, quantity BIGINT NOT NULL, reason VARCHAR(255) NOT NULL"),
+];
+
+impl World {
+    pub(crate) async fn new(stage: Stage) -> Result<Self> {
+        let directory = tempfile::Builder::new().prefix("hapax-e2e-").tempdir()?;
+        let file = |name: &str| directory.path().join(name).display().to_string();
+        let (vhost, broker_url, lock_url) = if stage == Stage::Embedded {
+            (None, format!("embedded:{}", file("broker.db")), "local:".to_owned())
+        } else {
+            let vhost = shared().rabbit().await?.vhost("e2e").await?;
+            let redis = shared().redis().await?.fresh_database().await?;
+            let url = vhost.url().to_owned();
+            (Some(vhost), url, redis.url().to_owned())
+        };
+        let database_url = match stage {
+            Stage::MariaDb => shared().mariadb().await?.fresh_database("e2e").await?.url().to_owned(),
+            Stage::Postgres => shared().postgres().await?.fresh_database("e2e").await?.url().to_owned(),
+            Stage::Embedded => format!("sqlite://{}", file("shop.db")),
+        };
+        let settings = SessionSettings {
+            lock_timeout: Duration::from_secs(10),
+            statement_timeout: Duration::from_secs(30),
+            idle_in_transaction: Duration::from_secs(60),
+        };
+        let database = database::open(&database_url, settings)?;
+        let world = Self { stage, directory, vhost, broker_url, lock_url, database_url, database };
+        for (name, columns) in TABLES {
+            world.execute(&format!("CREATE TABLE {name} ({columns})")).await?;
+        }
+        if let Some(vhost) = &world.vhost {
+            vhost.declare_queue(QUEUE, serde_json::json!({})).await?;
+            vhost.declare_queue(DEAD_QUEUE, serde_json::json!({})).await?;
+            vhost.declare_exchange("shop", "topic").await?;
+        }
+        Ok(world)
+    }
+
+    /// The virtual host, on stages that have one.
+    pub(crate) fn vhost(&self) -> &Vhost {
+        self.vhost.as_ref().unwrap_or_else(|| panic!("{:?} has no RabbitMQ", self.stage))
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Writes a config file, and returns its path.
+    pub(crate) fn configure(&self, consumer: Consumer) -> Result<PathBuf> {
+        let path = self.path("hapax.toml");
+        std::fs::write(&path, self.config_text(consumer)?)?;
+        Ok(path)
+    }
+
+    fn config_text(&self, consumer: Consumer) -> Result<String> {
+        let module = self.path("module.wasm");
+        std::fs::copy(guest(consumer.guest)?, &module)?;
+        let declare = if self.stage == Stage::Embedded { "create" } else { "passive" };
+        let bindings = if self.stage == Stage::Embedded { "[{ exchange = \"shop\", routing_key = \"order.created\" }]" } else { "[]" };
+        let mut keys: Vec<(String, String)> = vec![
+            ("queue".into(), format!("{QUEUE:?}")),
+            ("module".into(), format!("{:?}", module.display().to_string())),
+            ("declare".into(), format!("{declare:?}")),
+            ("bindings".into(), bindings.into()),
+            (
+                "grants".into(),
+                "{ tables = { effects = [\"select\", \"insert\", \"update\", \"delete\"], stock = [\"select\", \"update\"], \
+                 refused_order = [\"insert\"] }, publish = [{ exchange = \"shop\", routing_key = \"#\" }, { exchange = \"\", routing_key = \"#\" }], \
+                 config = { exchange = \"shop\" } }"
+                    .into(),
+            ),
+            (
+                "retry".into(),
+                "{ max_attempts = 5, initial_interval = \"100ms\", multiplier = 1.0, max_interval = \"10s\", jitter = 0.0 }"
+                    .into(),
+            ),
+        ];
+        for line in consumer.lines {
+            let (key, value) = line.split_once('=').context("a line of a consumer's section needs `=`")?;
+            let key = key.trim().to_owned();
+            keys.retain(|(known, _)| *known != key);
+            keys.push((key, value.trim().to_owned()));
+        }
+        let mut text = consumer.top;
+        write!(
+            text,
+            "\ndrain = \"5s\"\n[log]\nformat = \"text\"\nlevel = \"info,hapax=debug\"\n[module_cache]\ndir = {:?}\n\
+             [broker]\nurl = {:?}\n[lock]\nurl = {:?}\n[database]\nurl = {:?}\n[consumers.{CONSUMER}]\n",
+            cache()?.display().to_string(),
+            self.broker_url,
+            self.lock_url,
+            self.database_url,
+        )?;
+        for (key, value) in keys {
+            writeln!(text, "{key} = {value}")?;
+        }
+        Ok(text)
+    }
+
+    /// Starts a host on a config, and waits until it consumes.
+    pub(crate) async fn host(&self, consumer: Consumer) -> Result<Process> {
+        let config = self.configure(consumer)?;
+        let mut host = Launch::hapax(["run".into(), "-c".into(), config.into_os_string()]).name("host").start()?;
+        host.wait_for_log(PATIENCE, "consuming").await?;
+        Ok(host)
+    }
+
+    /// Starts a further host on the config that is there.
+    pub(crate) async fn another_host(&self, name: &str) -> Result<Process> {
+        let config = self.path("hapax.toml").into_os_string();
+        let mut host = Launch::hapax(["run".into(), "-c".into(), config]).name(name).start()?;
+        host.wait_for_log(PATIENCE, "consuming").await?;
+        Ok(host)
+    }
+
+    /// Runs the binary to its end and returns what it printed.
+    pub(crate) async fn hapax(&self, args: &[&str]) -> Result<String> {
+        let mut all: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
+        all.extend(["-c".to_owned(), self.path("hapax.toml").display().to_string()]);
+        let mut done = Launch::hapax(all).name(args[0]).start()?;
+        done.wait_success(PATIENCE).await?;
+        Ok(done.log())
+    }
+
+    pub(crate) async fn broker(&self) -> Result<Arc<dyn Broker>> {
+        Ok(broker::open(&self.broker_url, &broker::Settings::default()).await?)
+    }
+
+    /// Publishes to the queue under test.
+    pub(crate) async fn publish(&self, messages: impl IntoIterator<Item = Outgoing>) -> Result<()> {
+        let broker = self.broker().await?;
+        let window: Vec<Outgoing> = messages.into_iter().collect();
+        let publisher = broker.publisher();
+        for part in window.chunks(1000) {
+            let answers = publisher.publish(part).await;
+            if let Some(answer) = answers.iter().find(|answer| **answer != Published::Confirmed) {
+                bail!("publishing to {QUEUE}: {answer:?}");
+            }
+        }
+        drop(publisher);
+        broker.close().await;
+        Ok(())
+    }
+
+    async fn execute(&self, sql: &str) -> Result<()> {
+        let mut connection = self.database.connect().await?;
+        connection.begin().await?;
+        connection.execute(sql, &[]).await?;
+        Ok(connection.commit().await?)
+    }
+
+    /// Runs statements that make or change business data.
+    pub(crate) async fn prepare(&self, statements: &[&str]) -> Result<()> {
+        for statement in statements {
+            self.execute(statement).await?;
+        }
+        Ok(())
+    }
+
+    /// All rows of a query.
+    pub(crate) async fn rows(&self, sql: &str) -> Result<Vec<Vec<Value>>> {
+        // Without a transaction: on SQLite one would wait for the writer, and what is looked at would be over.
+        let mut connection = self.database.connect().await?;
+        Ok(connection.query(sql, &[], RowLimits::NONE).await?.rows)
+    }
+
+    /// One number.
+    pub(crate) async fn number(&self, sql: &str) -> Result<i64> {
+        let rows = self.rows(sql).await?;
+        match rows.first().and_then(|row| row.first()) {
+            Some(Value::Int(number)) => Ok(*number),
+            Some(Value::Decimal(number)) => Ok(number.parse()?),
+            Some(Value::Null) => Ok(0),
+            other => bail!("{sql} returned {other:?}, not a number"),
+        }
+    }
+
+    /// Waits until a query returns that number.
+    pub(crate) async fn wait_number(&self, sql: &str, wanted: i64) -> Result<()> {
+        wait_for(PATIENCE, format!("{sql} = {wanted}"), async || {
+            let found = self.number(sql).await?;
+            if found == wanted { Ok(()) } else { bail!("it is {found}") }
+        })
+        .await
+    }
+
+    /// Rows of `effects` of that name.
+    pub(crate) async fn effects(&self, name: &str) -> Result<i64> {
+        self.number(&format!("SELECT COUNT(*) FROM effects WHERE name = '{name}'")).await
+    }
+
+    /// Dead letters with that reason.
+    pub(crate) async fn dead(&self, reason: &str) -> Result<i64> {
+        self.number(&format!("SELECT COUNT(*) FROM hapax_parked WHERE state = 4 AND reason = '{reason}'")).await
+    }
+
+    /// Waits for that many dead letters with that reason.
+    pub(crate) async fn wait_dead(&self, reason: &str, wanted: i64) -> Result<()> {
+        self.wait_number(&format!("SELECT COUNT(*) FROM hapax_parked WHERE state = 4 AND reason = '{reason}'"), wanted)
+            .await
+    }
+
+    /// Waits until nothing is parked but dead letters, the outbox is empty, and the queue too.
+    pub(crate) async fn quiet(&self) -> Result<()> {
+        self.wait_number("SELECT COUNT(*) FROM hapax_parked WHERE state IN (1, 2, 3)", 0).await?;
+        self.wait_number("SELECT COUNT(*) FROM hapax_outbox WHERE state = 1", 0).await?;
+        if let Some(vhost) = &self.vhost {
+            wait_until(PATIENCE, "the queue to be empty", async || {
+                vhost.queue(QUEUE).await.is_ok_and(|queue| queue.messages == 0)
+            })
+            .await?;
+        }
+        Ok(())
+    }
+}
+
+/// A message to the queue under test.
+pub(crate) fn message(id: &str, body: impl Into<Vec<u8>>) -> Outgoing {
+    let properties =
+        Properties { message_id: Some(id.to_owned()), delivery_mode: Some(2), ..Properties::default() };
+    Outgoing { exchange: String::new(), routing_key: QUEUE.to_owned(), properties, body: body.into().into() }
+}
+
+/// A message whose handler writes one effect under the message's own name, after these steps.
+pub(crate) fn effect(id: &str, steps: &[serde_json::Value]) -> Outgoing {
+    let mut all = vec![serde_json::json!({
+        "sql": "INSERT INTO effects (name, value) VALUES (?, ?)", "params": [id, {"$": "attempt"}],
+    })];
+    all.extend_from_slice(steps);
+    message(id, serde_json::json!({ "do": all }).to_string())
+}
+
+/// A guest component as `make guests` builds it.
+pub(crate) fn guest(name: &str) -> Result<PathBuf> {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+    let built = target.join("wasm32-wasip2/release").join(format!("{name}.wasm"));
+    let other = target.join("guests").join(format!("{name}.wasm"));
+    [built, other]
+        .into_iter()
+        .find(|path| path.is_file())
+        .with_context(|| format!("no component {name:?} under {}: run `make guests`", target.display()))
+}
+
+/// Where all tests of this run keep compiled modules.
+fn cache() -> Result<PathBuf> {
+    let target = std::env::current_exe()?;
+    let target = target.ancestors().nth(3).context("finding the target directory")?;
+    Ok(target.join("module-cache"))
+}
+
+/// Runs one scenario on several stages, as tests of their own.
+macro_rules! on_stages {
+    ($($(#[$doc:meta])* $name:ident: [$($stage:ident),*];)*) => {
+        $($(#[$doc])* mod $name {
+            $(
+                #[expect(non_snake_case, reason = "named after the stage")]
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $stage() -> hapax_tests::TestResult {
+                    let world = $crate::world::World::new($crate::world::Stage::$stage).await?;
+                    super::scenarios::$name(world).await
+                }
+            )*
+        })*
+    };
+}
+pub(crate) use on_stages;

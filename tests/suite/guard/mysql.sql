@@ -1,0 +1,20 @@
+SET SESSION sql_mode = 'STRICT_TRANS_TABLES,NO_ENGINE_SUBSTITUTION';
+SET SESSION group_concat_max_len = 1000000;
+SET SESSION max_statement_time = 2;
+CREATE TABLE stock (id bigint PRIMARY KEY DEFAULT 7, qty integer NOT NULL DEFAULT 0, name varchar(100), doc longtext, a boolean, b boolean, date date,
+  status text, type text, value text, `key` text, größe text, `c?` text, `a``b` text, at datetime) ENGINE = InnoDB;
+CREATE TABLE orders (id bigint, goods_id bigint, qty integer, at datetime) ENGINE = InnoDB;
+CREATE TABLE audit (what text) ENGINE = InnoDB;
+CREATE TABLE counters (id bigint, n integer) ENGINE = InnoDB;
+CREATE TABLE secrets (id bigint) ENGINE = InnoDB;
+CREATE TABLE hapax_inbox (consumer varchar(100), message_id varchar(100), status varchar(20), id bigint) ENGINE = InnoDB;
+CREATE TABLE hapax_parked (consumer varchar(100), state varchar(20)) ENGINE = InnoDB;
+INSERT INTO stock (id, qty, name) VALUES (1, 5, 'a'), (2, 0, 'b'), (3, 9, NULL);
+INSERT INTO orders VALUES (1, 1, 2, now()), (2, 3, 1, now());
+INSERT INTO secrets VALUES (42);
+INSERT INTO hapax_inbox VALUES ('c', 'm1', 'completed', 1), ('c', 'm2', 'dead', 2);
+INSERT INTO hapax_parked VALUES ('c', 'dead');
+SET autocommit = 0;
+BEGIN;
+INSERT INTO audit VALUES ('begin');
+SAVEPOINT start;

@@ -1,0 +1,21 @@
+SET statement_timeout = '2s';
+CREATE SCHEMA shop;
+CREATE TYPE mood AS ENUM ('sad', 'happy');
+CREATE TABLE stock (id bigint PRIMARY KEY DEFAULT 7, qty integer NOT NULL DEFAULT 0, name text, doc jsonb, tags text[], a boolean, b boolean, date date,
+  status text, type text, value text, key text, größe text, "b?" text, at timestamptz);
+CREATE TABLE shop.stock (LIKE stock);
+CREATE TABLE orders (id bigint, goods_id bigint, qty integer, at timestamptz);
+CREATE TABLE audit (what text);
+CREATE TABLE counters (id bigint, n integer);
+CREATE TABLE secrets (id bigint);
+CREATE TABLE hapax_inbox (consumer text, message_id text, status text, id bigint);
+CREATE TABLE hapax_parked (consumer text, state text);
+CREATE FUNCTION shop.next_price(integer) RETURNS integer LANGUAGE sql AS 'SELECT $1 + 1';
+CREATE FUNCTION next_no() RETURNS integer LANGUAGE sql AS 'SELECT 1';
+INSERT INTO stock (id, qty, name) VALUES (1, 5, 'a'), (2, 0, 'b'), (3, 9, NULL);
+INSERT INTO orders VALUES (1, 1, 2, now()), (2, 3, 1, now());
+INSERT INTO secrets VALUES (42);
+INSERT INTO hapax_inbox VALUES ('c', 'm1', 'completed', 1), ('c', 'm2', 'dead', 2);
+INSERT INTO hapax_parked VALUES ('c', 'dead');
+BEGIN;
+SAVEPOINT start;
