@@ -68,7 +68,8 @@ macro_rules! rows {
         }
     };
     ($connection:expr, $sql:expr, $row:ident, $read:expr) => {{
-        let rows = sqlx::query($sql).fetch_all(&mut *$connection).await.with_context(|| format!("reading: {}", $sql))?;
+        let rows =
+            sqlx::query($sql).fetch_all(&mut *$connection).await.with_context(|| format!("reading: {}", $sql))?;
         rows.iter().map(|$row| $read).collect::<sqlx::Result<Vec<_>>>().with_context(|| format!("reading: {}", $sql))
     }};
 }

@@ -143,7 +143,8 @@ impl Play<'_> {
         let killed = std::mem::replace(&mut self.host, next);
         self.logs.push(killed.process.log());
         let now = self.host.process.pid();
-        self.progress.say(&format!("SIGKILL to hapax run (process {pid}) in the middle of its work; started again ({now})"));
+        self.progress
+            .say(&format!("SIGKILL to hapax run (process {pid}) in the middle of its work; started again ({now})"));
         Ok(())
     }
 

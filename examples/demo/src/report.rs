@@ -61,7 +61,9 @@ impl Attempts {
     fn count(&mut self, line: &str) {
         // The last line of a host that was killed may be cut.
         let Ok(event) = serde_json::from_str::<serde_json::Value>(line) else { return };
-        let Some(message) = event["message"].as_str().and_then(|text| text.strip_prefix("attempt failed")) else { return };
+        let Some(message) = event["message"].as_str().and_then(|text| text.strip_prefix("attempt failed")) else {
+            return;
+        };
         if message.starts_with(", again") {
             *self.again.entry(event["code"].as_str().unwrap_or("-").to_owned()).or_default() += 1;
         } else if !message.contains("(compensation-failed)") {
@@ -159,13 +161,23 @@ impl Report {
                 Some(Fate::Either) => *code != "out-of-stock",
                 _ => true,
             });
-            self.line(&format!("dead letters: {code}"), count(*orders), dead.len(), named("not to be refused so", others));
+            self.line(
+                &format!("dead letters: {code}"),
+                count(*orders),
+                dead.len(),
+                named("not to be refused so", others),
+            );
         }
         let garbage = by_code("undecodable");
         let others = garbage.iter().copied().filter(|id| expected.fates.get(*id) != Some(&Fate::Undecodable));
         let wrong = named("not garbage", others);
         self.line("dead letters: undecodable", count(expected.undecodable), garbage.len(), wrong);
-        self.line("dead letters: id-conflict", count(expected.conflicts), letters(ledger, "id-conflict").len(), String::new());
+        self.line(
+            "dead letters: id-conflict",
+            count(expected.conflicts),
+            letters(ledger, "id-conflict").len(),
+            String::new(),
+        );
 
         let no_id = letters(ledger, "no-id");
         let bodies: BTreeSet<&[u8]> = no_id.iter().map(|letter| letter.body.as_slice()).collect();
@@ -178,7 +190,8 @@ impl Report {
             ));
         }
         let mut others: BTreeMap<String, usize> = BTreeMap::new();
-        let known = |code: Option<&str>| code.is_some_and(|code| code == "undecodable" || expected.refused.contains_key(code));
+        let known =
+            |code: Option<&str>| code.is_some_and(|code| code == "undecodable" || expected.refused.contains_key(code));
         for letter in ledger.letters.iter().filter(|l| !["no-id", "id-conflict"].contains(&l.reason.as_str())) {
             if !known(letter.code.as_deref()) {
                 let code = letter.code.as_deref().unwrap_or("-");
@@ -193,15 +206,24 @@ impl Report {
     fn effects(&mut self, expected: &Expected, found: &Found) {
         let ledger = &found.ledger;
         let refused: usize = expected.refused.values().sum();
-        let refusals = ledger.letters.iter().filter(|l| l.code.as_deref().is_some_and(|code| expected.refused.contains_key(code)));
+        let refusals =
+            ledger.letters.iter().filter(|l| l.code.as_deref().is_some_and(|code| expected.refused.contains_key(code)));
         let refusals: BTreeMap<&String, &str> =
             refusals.filter_map(|l| Some((l.id.as_ref()?, l.code.as_deref()?))).collect();
         let unpaired = ledger.refused.iter().filter(|(id, reason)| refusals.get(id) != Some(&reason.as_str()));
         let wrong = named("recorded and not dead for that reason", unpaired.map(|(id, _)| id));
         self.line("refused orders compensated", count(refused), ledger.refused.len(), wrong);
 
-        let astray = ledger.completed.iter().filter(|id| !matches!(expected.fates.get(*id), Some(Fate::Completed | Fate::Either)));
-        self.line("orders completed", count(expected.completed), ledger.completed.len(), named("not to be completed", astray));
+        let astray = ledger
+            .completed
+            .iter()
+            .filter(|id| !matches!(expected.fates.get(*id), Some(Fate::Completed | Fate::Either)));
+        self.line(
+            "orders completed",
+            count(expected.completed),
+            ledger.completed.len(),
+            named("not to be completed", astray),
+        );
 
         let told: BTreeSet<&String> = found.told.iter().map(|(_, order)| order).collect();
         let ids: BTreeSet<&String> = found.told.iter().map(|(id, _)| id).collect();
@@ -221,7 +243,12 @@ impl Report {
             // Writing to a String cannot fail.
             let _ = write!(wrong, "; goods {goods}: {left} expected, {found} found");
         }
-        self.line("stock left, all goods", expected.stock.values().sum::<i64>(), ledger.stock.values().sum::<i64>(), wrong);
+        self.line(
+            "stock left, all goods",
+            expected.stock.values().sum::<i64>(),
+            ledger.stock.values().sum::<i64>(),
+            wrong,
+        );
     }
 
     /// The table, and what has to be said about it.
@@ -236,7 +263,12 @@ impl Report {
                 (true, Some(_)) => "ok",
                 (true, None) => "",
             };
-            table.add_row([Cell::new(&line.what), number(expected), number(line.found.to_string()), Cell::new(verdict)]);
+            table.add_row([
+                Cell::new(&line.what),
+                number(expected),
+                number(line.found.to_string()),
+                Cell::new(verdict),
+            ]);
         }
         self.notes.iter().fold(table.to_string(), |text, note| text + "\n" + note)
     }
@@ -306,7 +338,8 @@ mod tests {
         let mut found = Found { published: scenario.messages(), kills: 2, ..Found::default() };
         found.attempts.again.insert("simulated".to_owned(), 1);
         found.ledger.stock = expected.stock.clone();
-        let mut scarce_left = expected.completed - expected.fates.values().filter(|fate| **fate == Fate::Completed).count();
+        let mut scarce_left =
+            expected.completed - expected.fates.values().filter(|fate| **fate == Fate::Completed).count();
         for (id, fate) in &expected.fates {
             let code = match fate {
                 Fate::Completed => None,
@@ -331,7 +364,8 @@ mod tests {
         }
         let conflicts = (0..expected.conflicts).map(|_| letter(Some("x"), "id-conflict", None));
         found.ledger.letters.extend(conflicts);
-        let anonymous = (0..expected.no_id).map(|n| DeadLetter { body: n.to_be_bytes().to_vec(), ..letter(None, "no-id", None) });
+        let anonymous =
+            (0..expected.no_id).map(|n| DeadLetter { body: n.to_be_bytes().to_vec(), ..letter(None, "no-id", None) });
         found.ledger.letters.extend(anonymous);
         found
     }
@@ -389,7 +423,8 @@ mod tests {
 
     #[test]
     fn a_dead_letter_of_another_reason_is_seen() {
-        let changed = differing(|_, found| found.ledger.letters.push(letter(Some("y"), "exhausted", Some("simulated"))));
+        let changed =
+            differing(|_, found| found.ledger.letters.push(letter(Some("y"), "exhausted", Some("simulated"))));
         assert_eq!(changed, ["dead letters"]);
     }
 

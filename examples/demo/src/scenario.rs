@@ -191,40 +191,42 @@ fn orders(counts: Counts, chance: &mut StdRng) -> Vec<Order> {
             0 => *LONG_IDS.choose(chance).unwrap_or(&CLASSIC),
             goods => goods,
         };
-        let quantity = chance.random_range(1..=5);
-        orders.push(order(orders.len(), goods, quantity, Fate::Completed, chance));
+        orders.push(order(goods, chance.random_range(1..=5), Fate::Completed, chance));
     }
     for number in 0..counts.scarce {
-        orders.push(order(orders.len(), SCARCE[number % SCARCE.len()], 1, Fate::Either, chance));
+        orders.push(order(SCARCE[number % SCARCE.len()], 1, Fate::Either, chance));
     }
     for _ in 0..counts.too_many {
         let goods = chance.random_range(1..=PLENTIFUL);
-        orders.push(order(orders.len(), goods, TOO_MANY, Fate::Refused("out-of-stock"), chance));
+        orders.push(order(goods, TOO_MANY, Fate::Refused("out-of-stock"), chance));
     }
     for _ in 0..counts.unknown {
-        orders.push(order(orders.len(), UNKNOWN, 1, Fate::Refused("unknown-goods"), chance));
+        orders.push(order(UNKNOWN, 1, Fate::Refused("unknown-goods"), chance));
     }
     for number in 0..counts.garbage {
-        let mut garbage = order(orders.len(), 0, 0, Fate::Undecodable, chance);
+        let mut garbage = order(0, 0, Fate::Undecodable, chance);
         garbage.message.body = GARBAGE[number % GARBAGE.len()].to_vec();
         orders.push(garbage);
     }
     for _ in 0..counts.classic {
-        let id = Some(new_id(orders.len(), chance));
-        let message = Publication { id, content_type: "text/plain", body: CLASSIC.to_string().into_bytes() };
-        orders.push(Order { message, goods: CLASSIC, quantity: 1, fate: Fate::Completed });
+        let mut classic = order(CLASSIC, 1, Fate::Completed, chance);
+        classic.message.content_type = "text/plain";
+        classic.message.body = CLASSIC.to_string().into_bytes();
+        orders.push(classic);
+    }
+    for (number, order) in orders.iter_mut().enumerate() {
+        order.message.id = Some(new_id(number, chance));
     }
     orders
 }
 
-/// The `number`-th order, as JSON: its goods id as a number or as text.
-fn order(number: usize, goods: i64, quantity: i64, fate: Fate, chance: &mut StdRng) -> Order {
+/// An order in JSON, with the id of the goods as a number or as a string.
+fn order(goods: i64, quantity: i64, fate: Fate, chance: &mut StdRng) -> Order {
     let body = match chance.random_bool(0.5) {
         true => format!("{{\"goods_id\":{goods},\"quantity\":{quantity}}}"),
         false => format!("{{\"goods_id\":\"{goods}\",\"quantity\":{quantity}}}"),
     };
-    let id = Some(new_id(number, chance));
-    let message = Publication { id, content_type: "application/json", body: body.into_bytes() };
+    let message = Publication { id: None, content_type: "application/json", body: body.into_bytes() };
     Order { message, goods, quantity, fate }
 }
 
@@ -270,7 +272,11 @@ fn settle(orders: &[Order], chance: &mut StdRng) -> (BTreeMap<i64, i64>, Expecte
 
 /// Duplicates: those that come soon, each with the place of its original in `flow` and its distance from it, and those
 /// that come after everything else.
-fn duplicates(flow: &[Publication], count: usize, chance: &mut StdRng) -> (Vec<(usize, Publication)>, Vec<Publication>) {
+fn duplicates(
+    flow: &[Publication],
+    count: usize,
+    chance: &mut StdRng,
+) -> (Vec<(usize, Publication)>, Vec<Publication>) {
     let originals: Vec<usize> = (0..flow.len()).filter(|&place| flow[place].id.is_some()).collect();
     let (mut near, mut late) = (Vec::new(), Vec::new());
     for number in 0..count {

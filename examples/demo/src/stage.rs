@@ -12,9 +12,9 @@ use hapax::message::{HeaderValue, Properties};
 use hapax_tests::servers::{self, MariaDb, Postgres, Rabbit, Redis, RedisDatabase};
 use hapax_tests::vhost::Vhost;
 
+use crate::Database;
 use crate::books::{self, Books};
 use crate::scenario::{Publication, Scenario};
-use crate::Database;
 
 /// The queue of orders.
 pub(crate) const ORDERS: &str = "reduce_stock_queue";
@@ -277,8 +277,20 @@ config = {{ exchange = "{EXCHANGE}", fail_after_update = "0.5" }}
         let _ = tokio::join!(
             async { if rabbit.is_private() { rabbit.stop().await } else { Ok(()) } },
             async { if redis.is_private() { redis.stop().await } else { Ok(()) } },
-            async { if let Some(server) = mariadb.as_mut().filter(|s| s.is_private()) { server.stop().await } else { Ok(()) } },
-            async { if let Some(server) = postgres.as_mut().filter(|s| s.is_private()) { server.stop().await } else { Ok(()) } },
+            async {
+                if let Some(server) = mariadb.as_mut().filter(|s| s.is_private()) {
+                    server.stop().await
+                } else {
+                    Ok(())
+                }
+            },
+            async {
+                if let Some(server) = postgres.as_mut().filter(|s| s.is_private()) {
+                    server.stop().await
+                } else {
+                    Ok(())
+                }
+            },
         );
     }
 }
