@@ -25,6 +25,9 @@ const LOCK_WAIT: Duration = Duration::from_millis(50);
 const FAR: Duration = Duration::from_secs(600);
 const MAX_ALARMS: usize = 10_000;
 
+/// How often a lane that blocking retry holds up looks whether it still is.
+const BLOCKED_LOOK: Duration = Duration::from_secs(1);
+
 /// Back-off between probes of a handler that keeps failing.
 const PROBE_EVERY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
@@ -152,6 +155,14 @@ impl Lane {
         }
     }
 
+    /// Sets an alarm unless one goes off as soon.
+    fn look_within(&mut self, delay: Duration) {
+        let at = Instant::now() + delay;
+        if self.alarms.peek().is_none_or(|Reverse(next)| *next > at) {
+            self.alarms.push(Reverse(at));
+        }
+    }
+
     fn may_deliver(&self) -> bool {
         !self.buffered.is_empty() && !self.blocked && !*self.common.pressure.borrow()
     }
@@ -239,6 +250,10 @@ impl Lane {
                 connection.begin().await?;
                 self.blocked = shared.ledger.slots_blocked(connection, &shared.name, self.slots.clone()).await?;
                 connection.rollback().await?;
+                if self.blocked {
+                    // What is in the way may be another host's: nobody tells us when it is done.
+                    self.look_within(BLOCKED_LOOK);
+                }
             }
             return Ok(false);
         }
@@ -311,6 +326,10 @@ impl Lane {
         for delay in report.delays {
             self.alarm(delay);
             self.blocked = self.common.shared.retry.mode == RetryMode::Blocking;
+        }
+        if self.blocked {
+            // Whatever has just been settled may have been the last that was in the way.
+            self.look_within(Duration::ZERO);
         }
         let again = Instant::now() + LOCK_WAIT;
         for member in report.returned.into_iter().rev() {

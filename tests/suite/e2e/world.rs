@@ -52,11 +52,13 @@ pub(crate) struct Consumer {
     guest: &'static str,
     lines: Vec<String>,
     top: String,
+    lock_url: Option<String>,
+    more: String,
 }
 
 impl Default for Consumer {
     fn default() -> Self {
-        Self { guest: "chaos", lines: Vec::new(), top: String::new() }
+        Self { guest: "chaos", lines: Vec::new(), top: String::new(), lock_url: None, more: String::new() }
     }
 }
 
@@ -78,17 +80,41 @@ impl Consumer {
         self.top = text.to_owned();
         self
     }
+
+    /// Another lock server than the world's.
+    pub(crate) fn lock(mut self, url: &str) -> Self {
+        self.lock_url = Some(url.to_owned());
+        self
+    }
+
+    /// Text for the end of the config file: further consumers.
+    pub(crate) fn more(mut self, text: impl Into<String>) -> Self {
+        self.more = text.into();
+        self
+    }
 }
 
 /// The tables that scenarios write to: `effects` has a row for each effect, so that a doubled one shows.
 const TABLES: [(&str, &str); 3] = [
     ("effects", "name VARCHAR(300), value VARCHAR(2000)"),
     ("stock", "goods_id BIGINT PRIMARY KEY, quantity BIGINT NOT NULL"),
-    ("refused_order", "message_id VARCHAR(255) PRIMARY KEY, goods_id BIGINT NOT NULL, quantity BIGINT NOT NULL, reason VARCHAR(255) NOT NULL"),
+    (
+        "refused_order",
+        "message_id VARCHAR(255) PRIMARY KEY, goods_id BIGINT NOT NULL, quantity BIGINT NOT NULL, reason VARCHAR(255) NOT NULL",
+    ),
 ];
 
 impl World {
     pub(crate) async fn new(stage: Stage) -> Result<Self> {
+        Self::build(stage, None).await
+    }
+
+    /// A world whose business database is on a server of the test's own, to be killed.
+    pub(crate) async fn on_database(stage: Stage, url: &str) -> Result<Self> {
+        Self::build(stage, Some(url)).await
+    }
+
+    async fn build(stage: Stage, own_database: Option<&str>) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("hapax-e2e-").tempdir()?;
         let file = |name: &str| directory.path().join(name).display().to_string();
         let (vhost, broker_url, lock_url) = if stage == Stage::Embedded {
@@ -100,6 +126,7 @@ impl World {
             (Some(vhost), url, redis.url().to_owned())
         };
         let database_url = match stage {
+            _ if own_database.is_some() => own_database.unwrap_or_default().to_owned(),
             Stage::MariaDb => shared().mariadb().await?.fresh_database("e2e").await?.url().to_owned(),
             Stage::Postgres => shared().postgres().await?.fresh_database("e2e").await?.url().to_owned(),
             Stage::Embedded => format!("sqlite://{}", file("shop.db")),
@@ -127,6 +154,12 @@ impl World {
         self.vhost.as_ref().unwrap_or_else(|| panic!("{:?} has no RabbitMQ", self.stage))
     }
 
+    /// A connection to the lock server, on stages that have one.
+    pub(crate) async fn redis(&self) -> Result<redis::aio::MultiplexedConnection> {
+        let client = redis::Client::open(self.lock_url.as_str()).context("this stage has no Redis")?;
+        client.get_multiplexed_async_connection().await.context("connecting to Redis")
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
@@ -142,7 +175,11 @@ impl World {
         let module = self.path("module.wasm");
         std::fs::copy(guest(consumer.guest)?, &module)?;
         let declare = if self.stage == Stage::Embedded { "create" } else { "passive" };
-        let bindings = if self.stage == Stage::Embedded { "[{ exchange = \"shop\", routing_key = \"order.created\" }]" } else { "[]" };
+        let bindings = if self.stage == Stage::Embedded {
+            "[{ exchange = \"shop\", routing_key = \"order.created\" }]"
+        } else {
+            "[]"
+        };
         let mut keys: Vec<(String, String)> = vec![
             ("queue".into(), format!("{QUEUE:?}")),
             ("module".into(), format!("{:?}", module.display().to_string())),
@@ -174,21 +211,27 @@ impl World {
              [broker]\nurl = {:?}\n[lock]\nurl = {:?}\n[database]\nurl = {:?}\n[consumers.{CONSUMER}]\n",
             cache()?.display().to_string(),
             self.broker_url,
-            self.lock_url,
+            consumer.lock_url.as_ref().unwrap_or(&self.lock_url),
             self.database_url,
         )?;
         for (key, value) in keys {
             writeln!(text, "{key} = {value}")?;
         }
+        text.push_str(&consumer.more);
         Ok(text)
     }
 
     /// Starts a host on a config, and waits until it consumes.
     pub(crate) async fn host(&self, consumer: Consumer) -> Result<Process> {
-        let config = self.configure(consumer)?;
-        let mut host = Launch::hapax(["run".into(), "-c".into(), config.into_os_string()]).name("host").start()?;
+        let mut host = self.start(consumer)?;
         host.wait_for_log(PATIENCE, "consuming").await?;
         Ok(host)
+    }
+
+    /// Starts a host on a config, whatever it may have to wait for.
+    pub(crate) fn start(&self, consumer: Consumer) -> Result<Process> {
+        let config = self.configure(consumer)?;
+        Launch::hapax(["run".into(), "-c".into(), config.into_os_string()]).name("host").start()
     }
 
     /// Starts a further host on the config that is there.
@@ -302,8 +345,7 @@ impl World {
 
 /// A message to the queue under test.
 pub(crate) fn message(id: &str, body: impl Into<Vec<u8>>) -> Outgoing {
-    let properties =
-        Properties { message_id: Some(id.to_owned()), delivery_mode: Some(2), ..Properties::default() };
+    let properties = Properties { message_id: Some(id.to_owned()), delivery_mode: Some(2), ..Properties::default() };
     Outgoing { exchange: String::new(), routing_key: QUEUE.to_owned(), properties, body: body.into().into() }
 }
 
