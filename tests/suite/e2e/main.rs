@@ -2,4 +2,5 @@
 
 mod dead;
 mod path;
+mod redrive;
 mod world;
