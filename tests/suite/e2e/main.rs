@@ -1,6 +1,8 @@
 //! End to end: the real binary, real servers (or files), messages in, effects out.
 
+mod classic;
 mod dead;
+mod languages;
 mod path;
 mod redrive;
 mod world;
