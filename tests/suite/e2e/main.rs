@@ -3,6 +3,7 @@
 mod classic;
 mod dead;
 mod languages;
+mod outbox;
 mod path;
 mod redrive;
 mod world;
