@@ -1,8 +1,9 @@
 //! End to end: the real binary, real servers (or files), messages in, effects out.
 
+mod classic;
 mod dead;
-mod holes;
-mod hosts;
-mod input;
+mod languages;
+mod outbox;
 mod path;
+mod redrive;
 mod world;

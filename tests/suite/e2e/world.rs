@@ -358,13 +358,15 @@ pub(crate) fn effect(id: &str, steps: &[serde_json::Value]) -> Outgoing {
     message(id, serde_json::json!({ "do": all }).to_string())
 }
 
-/// A guest component as `make guests` builds it.
+/// A guest component as `make guests` builds it, or the one that is never built again.
 pub(crate) fn guest(name: &str) -> Result<PathBuf> {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-    let built = target.join("wasm32-wasip2/release").join(format!("{name}.wasm"));
-    let other = target.join("guests").join(format!("{name}.wasm"));
-    [built, other]
+    let file = format!("{name}.wasm");
+    let built = target.join("wasm32-wasip2/release").join(&file);
+    let other = target.join("guests").join(&file);
+    let golden = root.join("tests/golden").join(format!("{name}-0.1.0.wasm"));
+    [built, other, golden]
         .into_iter()
         .find(|path| path.is_file())
         .with_context(|| format!("no component {name:?} under {}: run `make guests`", target.display()))
@@ -375,6 +377,93 @@ fn cache() -> Result<PathBuf> {
     let target = std::env::current_exe()?;
     let target = target.ancestors().nth(3).context("finding the target directory")?;
     Ok(target.join("module-cache"))
+}
+
+/// A message as it arrived in a queue.
+#[derive(Debug, Clone)]
+pub(crate) struct Arrived {
+    pub(crate) id: String,
+    pub(crate) body: String,
+}
+
+impl World {
+    /// The same world, on another RabbitMQ than the shared one.
+    pub(crate) async fn on_broker(mut self, vhost: Vhost) -> Result<Self> {
+        vhost.declare_queue(QUEUE, serde_json::json!({})).await?;
+        vhost.declare_exchange("shop", "topic").await?;
+        vhost.url().clone_into(&mut self.broker_url);
+        self.vhost = Some(vhost);
+        Ok(self)
+    }
+
+    /// Starts a host whose module may take longer than usual to compile.
+    pub(crate) async fn host_within(&self, patience: Duration, consumer: Consumer) -> Result<Process> {
+        let config = self.configure(consumer)?;
+        let mut host = Launch::hapax(["run".into(), "-c".into(), config.into_os_string()]).name("host").start()?;
+        host.wait_for_log(patience, "consuming").await?;
+        Ok(host)
+    }
+
+    /// Runs the binary to its end, which must be a failure, and returns what it printed.
+    pub(crate) async fn hapax_refuses(&self, args: &[&str]) -> Result<String> {
+        let mut all: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
+        all.extend(["-c".to_owned(), self.path("hapax.toml").display().to_string()]);
+        let mut done = Launch::hapax(all).name(args[0]).start()?;
+        let status = done.wait(PATIENCE).await?;
+        anyhow::ensure!(!status.success(), "{args:?} succeeded\n{}", done.log_tail());
+        Ok(done.log())
+    }
+
+    /// Creates a queue bound to an exchange (a topic exchange, made too where there is none).
+    pub(crate) async fn bind(&self, queue: &str, exchange: &str, routing_key: &str) -> Result<()> {
+        let broker = self.broker().await?;
+        broker.declare(&listener(queue, Some((exchange, routing_key)))).await?;
+        broker.close().await;
+        Ok(())
+    }
+
+    /// Takes messages from a queue until these are enough, and then whatever else is there.
+    pub(crate) async fn collect(&self, queue: &str, enough: impl Fn(&[Arrived]) -> bool) -> Result<Vec<Arrived>> {
+        let broker = self.broker().await?;
+        let mut subscription = broker.subscribe(&listener(queue, None)).await?;
+        let mut arrived = Vec::new();
+        loop {
+            let had_enough = enough(&arrived);
+            let patience = if had_enough { Duration::from_millis(500) } else { PATIENCE };
+            let next = tokio::time::timeout(patience, subscription.deliveries.recv()).await;
+            let Ok(next) = next else {
+                anyhow::ensure!(had_enough, "{queue} brought only {} messages within {patience:?}", arrived.len());
+                break;
+            };
+            let delivery = next.with_context(|| format!("the subscription to {queue} ended"))??;
+            subscription.settler.acknowledge(vec![delivery.tag]);
+            arrived.push(Arrived {
+                id: delivery.message.properties.message_id.clone().unwrap_or_default(),
+                body: String::from_utf8_lossy(&delivery.message.body).into_owned(),
+            });
+        }
+        subscription.settler.close().await;
+        broker.close().await;
+        Ok(arrived)
+    }
+}
+
+/// A queue to look into, created if a binding is given.
+fn listener(queue: &str, binding: Option<(&str, &str)>) -> broker::QueueSpec {
+    let declare = if binding.is_some() { broker::Declare::Create } else { broker::Declare::Passive };
+    let bindings = binding.into_iter().map(|(exchange, routing_key)| broker::Binding {
+        exchange: exchange.to_owned(),
+        routing_key: routing_key.to_owned(),
+    });
+    broker::QueueSpec {
+        queue: queue.to_owned(),
+        consumer: "listener".to_owned(),
+        declare,
+        arguments: std::collections::BTreeMap::new(),
+        bindings: bindings.collect(),
+        prefetch_messages: 500,
+        prefetch_bytes: 16 << 20,
+    }
 }
 
 /// Runs one scenario on several stages, as tests of their own.
