@@ -34,10 +34,10 @@ use crate::pipeline::member::Rules;
 use crate::pipeline::records::DeadLetterTarget;
 use crate::pipeline::shared::{Locking, Shared};
 use crate::relay::Relay;
+use crate::telemetry::http;
 use crate::telemetry::metrics::{ConsumerMetrics, Metrics, Swap};
 use crate::telemetry::readiness::{Component, Readiness};
 use crate::telemetry::waits::retry_forever;
-use crate::telemetry::http;
 
 /// How long outbox rows are left to the host that committed them, before any host publishes them.
 const OUTBOX_GRACE: Duration = Duration::from_secs(10);
@@ -226,10 +226,10 @@ async fn prepare(
         retry: config.retry,
         time_limit: config.limits.time,
         batch_max_time: config.batch.max_time,
-        dead_letter: config.dead_letter.as_ref().map(|copy| DeadLetterTarget {
-            exchange: copy.exchange.clone(),
-            routing_key: copy.routing_key.clone(),
-        }),
+        dead_letter: config
+            .dead_letter
+            .as_ref()
+            .map(|copy| DeadLetterTarget { exchange: copy.exchange.clone(), routing_key: copy.routing_key.clone() }),
         outbox_grace: OUTBOX_GRACE,
         incarnation: parts.incarnation,
         metrics: ConsumerMetrics::new(&config.name),
@@ -241,10 +241,9 @@ async fn prepare(
         spec: config.queue_spec(),
         lanes: config.concurrency,
         batch: usize::from(config.batch.max_messages),
-        mass_failure: config.mass_failure.map(|policy| MassFailure {
-            window: policy.window as usize,
-            threshold: policy.threshold,
-        }),
+        mass_failure: config
+            .mass_failure
+            .map(|policy| MassFailure { window: policy.window as usize, threshold: policy.threshold }),
         suspects: parts.suspects.clone(),
         upkeep: UpkeepPolicy {
             rescue: RescuePolicy {
@@ -301,7 +300,8 @@ pub fn consumer_context(config: &ConsumerConfig) -> ConsumerContext {
         outbox_bytes: config.limits.outbox_bytes,
         ..Limits::default()
     };
-    let reuse = (config.reuse.calls > 1).then_some(Reuse { calls: config.reuse.calls, memory_mark: config.reuse.memory });
+    let reuse =
+        (config.reuse.calls > 1).then_some(Reuse { calls: config.reuse.calls, memory_mark: config.reuse.memory });
     let ping_every = config.session_settings().idle_in_transaction / 3;
     ConsumerContext::new(&config.name, &config.queue, config.database.dialect(), grants, limits, reuse, ping_every)
 }

@@ -323,10 +323,7 @@ mod tests {
             Disposition::Dead(Reason::Contention, Some(_))
         ));
         let worn = Situation { lone_faults: MAX_LONE_FAULTS, ..situation() };
-        assert!(matches!(
-            decided(&Outcome::LoneFault("reset".into()), &worn),
-            Disposition::Retry { attempts: 1, .. }
-        ));
+        assert!(matches!(decided(&Outcome::LoneFault("reset".into()), &worn), Disposition::Retry { attempts: 1, .. }));
     }
 
     #[test]

@@ -49,7 +49,7 @@ pub(crate) struct Stage {
 /// Who knows how many messages a queue holds.
 enum Depths {
     File(Arc<Embedded>),
-    Server(Vhost),
+    Server(Box<Vhost>),
 }
 
 struct Servers {
@@ -107,7 +107,7 @@ impl Stage {
             title: format!("RabbitMQ {}, Redis {}, {last}", rabbit.version(), redis.version()),
             broker: broker::open(vhost.url(), &broker::Settings::default()).await?,
             urls: [vhost.url().to_owned(), locks.url().to_owned(), configured],
-            depths: Depths::Server(vhost),
+            depths: Depths::Server(Box::new(vhost)),
             ledger,
             database,
             _given: Some((locks, given)),

@@ -99,12 +99,7 @@ pub(super) enum Mood {
 impl Health {
     /// In good health. Without a policy it never probes.
     pub(super) fn new(policy: Option<MassFailure>) -> Self {
-        Self {
-            policy,
-            recent: Mutex::default(),
-            probing: AtomicBool::new(false),
-            probe: tokio::sync::Mutex::new(()),
-        }
+        Self { policy, recent: Mutex::default(), probing: AtomicBool::new(false), probe: tokio::sync::Mutex::new(()) }
     }
 
     /// True while single messages are tried.

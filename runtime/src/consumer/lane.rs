@@ -230,13 +230,8 @@ impl Lane {
         let probing = self.common.health.probing();
         let shared = self.common.shared.clone();
         let limit = if probing { 1 } else { self.common.batch };
-        let take = Take {
-            consumer: &shared.name,
-            slots: self.slots.clone(),
-            limit,
-            incarnation: shared.incarnation,
-            which,
-        };
+        let take =
+            Take { consumer: &shared.name, slots: self.slots.clone(), limit, incarnation: shared.incarnation, which };
         let connection = self.pipeline.lane_connection().await?;
         let (token, rows) = match shared.ledger.take_due(connection, &take).await {
             Ok(taken) => taken,

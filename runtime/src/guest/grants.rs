@@ -86,7 +86,8 @@ impl PublishGrant {
 
     /// Whether this grant covers a publication.
     pub fn allows(&self, exchange: &str, routing_key: &str) -> bool {
-        (self.exchange == exchange || self.exchange.len() > LONGEST_NAME) && topic_matches(&self.routing_key, routing_key)
+        (self.exchange == exchange || self.exchange.len() > LONGEST_NAME)
+            && topic_matches(&self.routing_key, routing_key)
     }
 }
 

@@ -175,14 +175,16 @@ impl Ledger {
     /// Makes a consumer's undeliverable rows pending again; returns how many.
     pub async fn outbox_requeue(&self, consumer: &str) -> Result<u64, DbError> {
         let args = Args::new().one("consumer", consumer);
-        let done = own_transaction!(self, |connection| execute(connection, &self.statements.outbox_requeue, args).await)?;
+        let done =
+            own_transaction!(self, |connection| execute(connection, &self.statements.outbox_requeue, args).await)?;
         Ok(done.rows_affected)
     }
 
     /// The outbox rows that a message caused, without bodies.
     pub async fn outbox_of_message(&self, consumer: &str, id: &MessageId) -> Result<Vec<OutboxEntry>, DbError> {
         let args = Args::new().one("consumer", consumer).one("message_id", id.as_bytes());
-        let found = own_transaction!(self, |connection| query(connection, &self.statements.outbox_of_message, args).await)?;
+        let found =
+            own_transaction!(self, |connection| query(connection, &self.statements.outbox_of_message, args).await)?;
         found.rows.into_iter().map(read_entry).collect()
     }
 }

@@ -638,11 +638,7 @@ impl Ledger {
         self.delete_chunks(connection, &large).await
     }
 
-    pub(super) async fn delete_chunks(
-        &self,
-        connection: &mut dyn Connection,
-        ids: &[ParkedId],
-    ) -> Result<(), DbError> {
+    pub(super) async fn delete_chunks(&self, connection: &mut dyn Connection, ids: &[ParkedId]) -> Result<(), DbError> {
         for ids in ids.chunks(STATEMENT_ROWS) {
             let args = Args::new().blobs("parked_id", ids.iter().map(|id| Some(id.0.to_vec())));
             execute(connection, &self.statements.chunks_delete, args).await?;
@@ -801,8 +797,9 @@ pub(super) fn properties_json(properties: &Properties) -> String {
 }
 
 pub(super) fn parse_properties(json: &str) -> Result<Properties, DbError> {
-    serde_json::from_str(json)
-        .map_err(|error| DbError::infrastructure(format!("a hapax_* table holds properties that do not parse: {error}")))
+    serde_json::from_str(json).map_err(|error| {
+        DbError::infrastructure(format!("a hapax_* table holds properties that do not parse: {error}"))
+    })
 }
 
 fn read_rows(found: ResultSet) -> Result<Vec<ParkedRow>, DbError> {

@@ -173,7 +173,8 @@ impl Pipeline {
                     outcome
                 }
             };
-            let disposition = decide(&outcome, &shared.situation(member, module.has_compensation, probing), &shared.retry);
+            let disposition =
+                decide(&outcome, &shared.situation(member, module.has_compensation, probing), &shared.retry);
             run.note(&disposition, &shared);
             claims.follow(member, &disposition);
             records.note(member, &outcome, &disposition, claims.is_leader(member), &scene);
@@ -234,7 +235,8 @@ impl Pipeline {
             self.connection()?.savepoint().await?;
         }
         let Some(connection) = self.connection.take() else { return Err(self.lost_connection()) };
-        let Finished { verdict, outbox, connection, touched_sql, elapsed, .. } = self.guest.call(call, connection).await;
+        let Finished { verdict, outbox, connection, touched_sql, elapsed, .. } =
+            self.guest.call(call, connection).await;
         self.connection = connection;
         self.shared.metrics.handler_took(elapsed);
         let outcome = match verdict {

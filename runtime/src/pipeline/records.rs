@@ -298,13 +298,8 @@ pub fn dead_letter_copy(
     }
     add("x-hapax-exchange", HeaderValue::Text(message.exchange.clone()));
     add("x-hapax-routing-key", HeaderValue::Text(message.routing_key.clone()));
-    let properties = Properties {
-        headers,
-        expiration: None,
-        user_id: None,
-        delivery_mode: Some(2),
-        ..message.properties.clone()
-    };
+    let properties =
+        Properties { headers, expiration: None, user_id: None, delivery_mode: Some(2), ..message.properties.clone() };
     OutboxRow {
         id: OutboxId::of_copy(id, generation),
         message_id,

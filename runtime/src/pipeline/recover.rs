@@ -119,13 +119,7 @@ impl Pipeline {
 
 /// The infrastructure failed under a batch while the server answers: something in the batch may be the cause. Its
 /// members go on alone, and one under which it keeps happening, alone, is to blame.
-async fn blame(
-    shared: &Shared,
-    can_compensate: bool,
-    batch: &mut Batch,
-    index: Option<usize>,
-    error: &DbError,
-) {
+async fn blame(shared: &Shared, can_compensate: bool, batch: &mut Batch, index: Option<usize>, error: &DbError) {
     if shared.ledger.probe().await.is_err() {
         return;
     }

@@ -261,8 +261,8 @@ mod scenarios {
         world.wait_number("SELECT COUNT(*) FROM hapax_inbox WHERE status = 1", 1000).await?;
         let metrics = reqwest::get(format!("http://127.0.0.1:{port}/metrics")).await?.text().await?;
         let figure = |name: &str| -> anyhow::Result<f64> {
-            let lines = metrics.lines().filter(|line| line.starts_with(name) && line.contains(CONSUMER));
-            let line = lines.last().with_context(|| format!("no {name} in {metrics}"))?;
+            let mut lines = metrics.lines().filter(|line| line.starts_with(name) && line.contains(CONSUMER));
+            let line = lines.next_back().with_context(|| format!("no {name} in {metrics}"))?;
             Ok(line.rsplit(' ').next().context("a metric without a figure")?.parse()?)
         };
         let commits = figure("hapax_commit_seconds_count")?;

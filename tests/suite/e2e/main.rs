@@ -2,6 +2,9 @@
 
 mod classic;
 mod dead;
+mod holes;
+mod hosts;
+mod input;
 mod languages;
 mod outbox;
 mod path;

@@ -97,7 +97,10 @@ pub(crate) async fn one_statement_serves_ids_of_all_lengths(subject: Subject) ->
         lane.begin().await?;
         let moves = [
             moving(&pair[0], (Status::Completed, None), (Status::Parked, Some(row))),
-            InboxMove { module: Some(*b"module-3"), ..moving(&pair[1], (Status::Completed, None), (Status::Dead, None)) },
+            InboxMove {
+                module: Some(*b"module-3"),
+                ..moving(&pair[1], (Status::Completed, None), (Status::Dead, None))
+            },
         ];
         ledger.move_inbox(lane.as_mut(), CONSUMER, &moves).await?;
         let ids = [id(&pair[0]), id(&pair[1])];

@@ -24,7 +24,9 @@ fn numbers(dialect: Dialect, count: usize) -> String {
     match dialect {
         Dialect::Postgres => format!("(SELECT generate_series(0, {last}) AS n) AS numbers"),
         Dialect::MySql => format!("(SELECT seq AS n FROM seq_0_to_{last}) AS numbers"),
-        Dialect::Sqlite => format!("(WITH RECURSIVE t (n) AS (VALUES (0) UNION ALL SELECT n + 1 FROM t WHERE n < {last}) SELECT n FROM t) AS numbers"),
+        Dialect::Sqlite => format!(
+            "(WITH RECURSIVE t (n) AS (VALUES (0) UNION ALL SELECT n + 1 FROM t WHERE n < {last}) SELECT n FROM t) AS numbers"
+        ),
     }
 }
 
@@ -153,14 +155,14 @@ fn path(statements: &Statements) -> Vec<(&'static str, &Statement, Args)> {
         ("outbox_due", &statements.outbox_due, Args::new().one("limit", 256)),
         ("outbox_hold", &statements.outbox_hold, ids().one("grace", 1000)),
         ("outbox_done", &statements.outbox_done, ids()),
-        ("redrive", &statements.redrive, Args::new().one("id", token.clone()).one("generation", 0).one("delay", 0).one("forced", 0)),
+        (
+            "redrive",
+            &statements.redrive,
+            Args::new().one("id", token.clone()).one("generation", 0).one("delay", 0).one("forced", 0),
+        ),
         ("parked_of_message", &statements.parked_of_message, of().one("message_id", token.clone())),
         ("outbox_of_message", &statements.outbox_of_message, of().one("message_id", token.clone())),
-        (
-            "retention_page",
-            &statements.retention_page,
-            of().one("age", 1000).one("after", token).one("limit", 2000),
-        ),
+        ("retention_page", &statements.retention_page, of().one("age", 1000).one("after", token).one("limit", 2000)),
         ("retention_delete", &statements.retention_delete, of().one("age", 1000).blobs("message_id", keys_of(rows()))),
         ("retention_discarded", &statements.retention_discarded, of().one("age", 1000).one("limit", 2000)),
         (

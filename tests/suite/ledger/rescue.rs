@@ -23,7 +23,8 @@ pub(crate) async fn a_row_is_rescued_once_its_time_has_passed(subject: Subject) 
     subject.age("hapax_parked", "taken_at", Duration::from_secs(301)).await?;
     assert_eq!(ledger.rescue("another", policy, |_| None).await?, []);
 
-    let rescued = ledger.rescue(CONSUMER, hapax::ledger::upkeep::RescuePolicy { delay: LONG, ..policy }, |_| None).await?;
+    let rescued =
+        ledger.rescue(CONSUMER, hapax::ledger::upkeep::RescuePolicy { delay: LONG, ..policy }, |_| None).await?;
     assert!(matches!(&rescued[..], [Rescued::Retried(row)] if row.id == id), "{rescued:?}");
     let row = subject.row(id).await?;
     assert_eq!((row.state, row.attempts, row.crashes), (State::Retry, 1, 1), "a crash, not an attempt");

@@ -288,13 +288,7 @@ pub(crate) fn carrying(name: &str, body: Vec<u8>) -> Carried {
 
 /// The claim of a message about to be handled, whose body is its name.
 pub(crate) fn claim(name: &str) -> Claim {
-    Claim {
-        id: id(name),
-        status: Status::Completed,
-        parked_id: None,
-        digest: Some(digest(name)),
-        module: Some(MODULE),
-    }
+    Claim { id: id(name), status: Status::Completed, parked_id: None, digest: Some(digest(name)), module: Some(MODULE) }
 }
 
 pub(crate) fn claims<N: AsRef<str>>(names: impl IntoIterator<Item = N>) -> Vec<Claim> {

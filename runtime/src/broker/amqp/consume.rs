@@ -58,7 +58,10 @@ pub(super) async fn subscribe(
     let consumer = consumer.await.map_err(|failure| explain(failure.into()))?;
 
     let (out, deliveries) = mpsc::channel(usize::from(spec.prefetch_messages) + 1);
-    #[expect(clippy::disallowed_methods, reason = "bounded by the prefetch: only tags of unsettled deliveries go through")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "bounded by the prefetch: only tags of unsettled deliveries go through"
+    )]
     let (commands, received) = mpsc::unbounded_channel();
     let flow = Flow { window: Window::new(), growing: false, switching: false };
     let shared = Arc::new(Shared { flow: Mutex::new(flow), settled: Notify::new(), switched: Notify::new() });

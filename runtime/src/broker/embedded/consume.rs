@@ -39,7 +39,10 @@ pub(super) async fn subscribe(
     let reader = place.connect().await?;
     let writer = place.connect().await?;
     let (out, deliveries) = mpsc::channel(usize::from(spec.prefetch_messages) + 1);
-    #[expect(clippy::disallowed_methods, reason = "bounded by the prefetch: only tags of unsettled deliveries go through")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "bounded by the prefetch: only tags of unsettled deliveries go through"
+    )]
     let (commands, received) = mpsc::unbounded_channel();
     let feeder = Feeder {
         name: spec.queue.clone(),
