@@ -14,11 +14,21 @@ use lapin::types::FieldTable;
 use lapin::{Channel, Connection, ConnectionProperties, ExchangeKind};
 
 use super::kit::{Backend, PATIENCE, end, name, next, numbers, publish, publish_numbers, spec, take, to_queue};
+use std::sync::OnceLock;
+
+use hapax_tests::servers::shared;
+
 use super::raw::{self, Wire};
 
 /// The server to test with: user and password `guest`, virtual host `/`.
 fn amqp_url() -> String {
-    std::env::var("HAPAX_TEST_AMQP_URL").expect("HAPAX_TEST_AMQP_URL names a RabbitMQ server")
+    static URL: OnceLock<String> = OnceLock::new();
+    // On a thread and a runtime of its own: most of these tests ask from inside one.
+    let start = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async { shared().rabbit().await.unwrap().url().to_owned() })
+    };
+    URL.get_or_init(|| std::thread::spawn(start).join().unwrap()).clone()
 }
 
 /// The server's socket.

@@ -153,7 +153,8 @@ macro_rules! snapshot {
         let mut settings = insta::Settings::clone_current();
         settings.set_prepend_module_to_snapshot(false);
         settings.set_omit_expression(true);
-        settings.bind(|| insta::assert_snapshot!($name, $ran.snapshot()));
+        let printed = $ran.snapshot();
+        settings.bind(|| insta::assert_snapshot!($name, printed));
     }};
 }
 pub(crate) use snapshot;

@@ -1,5 +1,6 @@
 //! A database of its own for each test, on servers given by their URLs.
 
+use hapax_tests::servers::shared;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,12 +17,12 @@ pub(crate) const SETTINGS: SessionSettings = SessionSettings {
 
 /// A Postgres server on which databases may be used as the URL says.
 async fn postgres_url() -> String {
-    std::env::var("HAPAX_TEST_POSTGRES_URL").expect("HAPAX_TEST_POSTGRES_URL names a Postgres database to test with")
+    shared().postgres().await.expect("a Postgres server").url().to_owned()
 }
 
 /// A MariaDB or MySQL server on which databases may be created.
 async fn mysql_url() -> String {
-    std::env::var("HAPAX_TEST_MYSQL_URL").expect("HAPAX_TEST_MYSQL_URL names a MariaDB or MySQL database to test with")
+    shared().mariadb().await.expect("a MariaDB server").url().to_owned()
 }
 
 /// An empty database, and how to open it.
