@@ -98,6 +98,8 @@ impl Pipeline {
             }
             Trouble::HostContended => push_halves(work, batch),
             Trouble::Infrastructure { index, error } => {
+                // Where BEGIN failed there is nothing to roll back, and so no second sign that the connection is dead.
+                self.drop_connection();
                 metrics::database_failed();
                 let shared = self.shared.clone();
                 blame(&shared, self.can_compensate(), &mut batch, index, &error).await;

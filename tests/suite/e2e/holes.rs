@@ -14,6 +14,7 @@ on_stages! {
     a_failing_message_does_not_hold_up_those_behind_it: [MariaDb, Postgres, Embedded];
     blocking_retry_keeps_the_order_behind_a_failing_message: [MariaDb, Postgres, Embedded];
     a_database_outage_burns_no_attempts: [MariaDb, Postgres];
+    an_idle_consumer_survives_a_restart_of_its_database: [MariaDb, Postgres];
     messages_share_transactions: [MariaDb, Postgres, Embedded];
     retention_forgets_completed_messages_and_keeps_parked_and_dead_ones: [MariaDb, Postgres, Embedded];
 }
@@ -161,6 +162,8 @@ mod scenarios {
             i64::try_from(body)?,
             "it is there to be looked at"
         );
+        let listed = world.hapax(&["dead", "list"]).await?;
+        assert!(listed.contains("id-conflict"), "{listed}");
         Ok(())
     }
 
@@ -222,17 +225,39 @@ mod scenarios {
         }
     }
 
+    impl Server {
+        /// Starts the stage's server, and a world on it.
+        async fn start(stage: Stage) -> anyhow::Result<(Self, World)> {
+            let (server, database) = if stage == Stage::MariaDb {
+                let server = MariaDb::start().await?;
+                let database = server.fresh_database("outage").await?;
+                (Self::MariaDb(server), database)
+            } else {
+                let server = Postgres::start().await?;
+                let database = server.fresh_database("outage").await?;
+                (Self::Postgres(server), database)
+            };
+            let world = World::on_database(stage, database.url()).await?;
+            Ok((server, world))
+        }
+    }
+
+    pub(super) async fn an_idle_consumer_survives_a_restart_of_its_database(shared: World) -> TestResult {
+        let (mut server, world) = Server::start(shared.stage).await?;
+        let _host = world.host(Consumer::default()).await?;
+        world.publish([effect("before", &[])]).await?;
+        world.wait_number("SELECT COUNT(*) FROM hapax_inbox WHERE status = 1", 1).await?;
+        server.restart().await?;
+        world.publish([effect("after", &[])]).await?;
+        world.wait_number("SELECT COUNT(*) FROM hapax_inbox WHERE status = 1", 2).await?;
+        world.quiet().await?;
+        assert_eq!(world.number("SELECT COUNT(*) FROM effects WHERE value = '1'").await?, 2);
+        assert_eq!(world.number("SELECT COUNT(*) FROM hapax_parked").await?, 0);
+        Ok(())
+    }
+
     pub(super) async fn a_database_outage_burns_no_attempts(shared: World) -> TestResult {
-        let (mut server, database) = if shared.stage == Stage::MariaDb {
-            let server = MariaDb::start().await?;
-            let database = server.fresh_database("outage").await?;
-            (Server::MariaDb(server), database)
-        } else {
-            let server = Postgres::start().await?;
-            let database = server.fresh_database("outage").await?;
-            (Server::Postgres(server), database)
-        };
-        let world = World::on_database(shared.stage, database.url()).await?;
+        let (mut server, world) = Server::start(shared.stage).await?;
         let mut host = world.host(Consumer::default()).await?;
         let all = 400;
         world.publish((0..all).map(|n| effect(&format!("m{n}"), &[json!({ "sleep-ms": 5 })]))).await?;

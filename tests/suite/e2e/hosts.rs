@@ -11,7 +11,9 @@ on_stages! {
     a_stopped_host_finishes_what_it_has_begun: [MariaDb, Postgres, Embedded];
     what_outlasts_the_drain_is_given_back_uncounted: [MariaDb, Postgres, Embedded];
     a_host_started_before_its_queue_says_so_and_waits: [MariaDb, Postgres];
+    a_host_started_before_its_module_says_so_and_waits: [MariaDb, Postgres, Embedded];
     a_queue_that_is_missing_stops_no_other_consumer: [MariaDb, Postgres];
+    a_queue_with_other_arguments_is_named_and_stops_no_other_consumer: [MariaDb, Postgres];
 }
 
 mod scenarios {
@@ -219,6 +221,38 @@ mod scenarios {
         world.wait_number("SELECT COUNT(*) FROM hapax_inbox WHERE status = 1", 20).await?;
         world.quiet().await?;
         assert!(host.terminate(STOP).await?.success(), "waiting for a queue does not keep it from stopping");
+        Ok(())
+    }
+
+    pub(super) async fn a_host_started_before_its_module_says_so_and_waits(world: World) -> TestResult {
+        let module = world.path("later.wasm").display().to_string();
+        let mut host = world.start(Consumer::default().with(format!("module = {module:?}")))?;
+        host.wait_for_log(PATIENCE, &format!("waiting for module {module}")).await?;
+        std::fs::rename(world.path("module.wasm"), world.path("later.wasm"))?;
+        host.wait_for_log(PATIENCE, "consuming").await?;
+        world.publish([effect("m", &[])]).await?;
+        world.wait_number("SELECT COUNT(*) FROM effects WHERE name = 'm'", 1).await?;
+        Ok(())
+    }
+
+    pub(super) async fn a_queue_with_other_arguments_is_named_and_stops_no_other_consumer(world: World) -> TestResult {
+        world.vhost().declare_queue("long", json!({ "x-max-length": 5 })).await?;
+        let module = guest("chaos")?;
+        let other = format!(
+            "[consumers.mistaken]\nqueue = \"long\"\nmodule = {:?}\ndeclare = \"create\"\narguments = {{ x-max-length = 7 }}\n",
+            module.display().to_string()
+        );
+        let mut host = world.host(Consumer::default().more(other)).await?;
+        host.wait_for_log(PATIENCE, "waiting for queue \"long\"").await?;
+        let log = host.log();
+        let told = log.lines().find(|line| line.contains("waiting for queue \"long\"")).unwrap_or_default();
+        assert!(
+            told.contains("x-max-length") && told.contains('5') && told.contains('7'),
+            "both sides are named: {told}"
+        );
+        world.publish((0..20).map(|n| effect(&format!("m{n}"), &[]))).await?;
+        world.wait_number("SELECT COUNT(*) FROM hapax_inbox WHERE status = 1", 20).await?;
+        world.quiet().await?;
         Ok(())
     }
 }
