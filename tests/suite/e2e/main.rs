@@ -6,4 +6,5 @@ mod languages;
 mod outbox;
 mod path;
 mod redrive;
+mod suspects;
 mod world;
