@@ -116,8 +116,8 @@ fn first_wave(orders: &[Order], misfits: usize, dice: &mut Dice) -> Vec<Outgoing
             wave.push(message(id, body.clone()));
         }
     }
-    for number in 0..misfits {
-        let mut nameless = message("", orders[number].1.clone());
+    for (number, (_, body)) in orders.iter().enumerate().take(misfits) {
+        let mut nameless = message("", body.clone());
         nameless.properties.message_id = None;
         wave.insert(dice.below(wave.len()), nameless);
         let garbage = message(&format!("garbage-{number}"), format!("garbage {number}"));
