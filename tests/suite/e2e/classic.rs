@@ -116,7 +116,7 @@ fn first_wave(orders: &[Order], misfits: usize, dice: &mut Dice) -> Vec<Outgoing
             wave.push(message(id, body.clone()));
         }
     }
-    for (number, (_, body)) in orders.iter().take(misfits).enumerate() {
+    for (number, (_, body)) in orders.iter().enumerate().take(misfits) {
         let mut nameless = message("", body.clone());
         nameless.properties.message_id = None;
         wave.insert(dice.below(wave.len()), nameless);

@@ -9,4 +9,5 @@ mod languages;
 mod outbox;
 mod path;
 mod redrive;
+mod suspects;
 mod world;

@@ -1,0 +1,36 @@
+//! Messages whose host was lost while it ran them.
+
+use crate::world::on_stages;
+
+on_stages! {
+    many_suspects_run_alone_but_without_a_pause_between_them: [MariaDb, Postgres, Embedded];
+}
+
+mod scenarios {
+    use std::time::Duration;
+
+    use hapax_tests::TestResult;
+    use serde_json::json;
+
+    use crate::world::{Consumer, World, effect};
+
+    pub(super) async fn many_suspects_run_alone_but_without_a_pause_between_them(world: World) -> TestResult {
+        let retry = "retry = { max_attempts = 3, initial_interval = \"1h\", multiplier = 1.0, max_interval = \"1h\", jitter = 0.0 }";
+        let mut host = world.host(Consumer::default().with(retry)).await?;
+        // Fewer than a mass failure, more than the wait below would see if they ran one a second.
+        let suspects = 90;
+        let message = |n| effect(&format!("s{n}"), &[json!({ "fail-until-attempt": 2 })]);
+        world.publish((0..suspects).map(message)).await?;
+        world.wait_number("SELECT COUNT(*) FROM hapax_parked WHERE state = 1 AND attempts = 1", suspects).await?;
+        assert!(host.terminate(Duration::from_secs(20)).await?.success());
+        // As if the host had been lost with all of them.
+        world.prepare(&["UPDATE hapax_parked SET crashes = 1, due_at = 1"]).await?;
+        let _host = world.another_host("host after the loss").await?;
+        world.wait_number("SELECT COUNT(*) FROM hapax_inbox WHERE status = 1", suspects).await?;
+        world.quiet().await?;
+        assert_eq!(world.number("SELECT COUNT(*) FROM hapax_parked").await?, 0);
+        assert_eq!(world.number("SELECT COUNT(DISTINCT name) FROM effects").await?, suspects);
+        assert_eq!(world.number("SELECT COUNT(*) FROM effects").await?, suspects);
+        Ok(())
+    }
+}
