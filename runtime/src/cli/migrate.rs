@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 
 use super::error::failure;
-use super::output::{say, tell};
+use super::output::{Closed, say, tell};
 use super::{ConfigArg, USAGE, open};
 use crate::config::DatabaseConfig;
 use crate::ledger::database::{Database, Migration};
@@ -39,6 +39,9 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     for place in open::places(&config) {
         // One database that is down does not keep the others from being migrated.
         if let Err(error) = migrate(place.database, args.dry_run).await {
+            if error.is::<Closed>() {
+                return Err(error);
+            }
             failed += 1;
             super::error::report(&error.context(format!("{}: not migrated", place.database)));
         }

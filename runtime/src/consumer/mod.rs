@@ -54,7 +54,7 @@ pub struct Settings {
     pub batch: usize,
     /// When nearly everything fails.
     pub mass_failure: Option<MassFailure>,
-    /// One for the host: see [`Common::suspects`].
+    /// One for the host: a suspect runs with no other parked row beside it.
     pub suspects: Arc<RwLock<()>>,
     /// What its upkeep keeps to.
     pub upkeep: upkeep::Policy,

@@ -5,8 +5,8 @@
 //! ```
 //!
 //! [`Pipeline::run`] takes members from a lane and returns when every one of them is settled in SQL, given back, or the
-//! infrastructure has failed. [`Pipeline::transact`] is the path itself; read it from top to bottom. Only here outcomes
-//! are made; [`decide`](crate::outcome::decide) turns them into dispositions; the consumer settles.
+//! infrastructure has failed. `Pipeline::transact` is the path itself; read it from top to bottom. Only here outcomes
+//! are made; [`decide`] turns them into dispositions; the consumer settles.
 
 mod claims;
 mod gather;

@@ -14,8 +14,8 @@
 //!
 //! A statement goes through four steps, and is refused by whichever does not know it:
 //!
-//! 1. [`lexer`]: text to tokens, by the database's own rules.
-//! 2. [`grammar`]: tokens to sqlparser's tree, with bounded depth and work.
+//! 1. `lexer`: text to tokens, by the database's own rules.
+//! 2. `grammar`: tokens to sqlparser's tree, with bounded depth and work.
 //! 3. [`write`]: the tree is checked and written in one pass, so that nothing is sent that was not checked, and nothing
 //!    is checked in another form than it is sent. It takes nodes apart field by field: a field that a new sqlparser adds
 //!    breaks the build. All names are quoted, so a server cannot take one for a keyword, a function or a hint; all
