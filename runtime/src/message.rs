@@ -105,7 +105,7 @@ pub enum HeaderValue {
     /// Any AMQP integer that fits; unsigned 64-bit ones that do not are `Decimal`.
     Integer(i64),
     /// Float or double.
-    Float(f64),
+    Float(#[serde(with = "any_float")] f64),
     /// Boolean.
     Boolean(bool),
     /// A byte array, or a string that is not UTF-8.
@@ -212,6 +212,26 @@ mod base64_bytes {
     }
 }
 
+/// Serde for floats inside JSON, which has no infinity and no NaN: those are texts.
+mod any_float {
+    use serde::de::Error as _;
+    use serde::{Deserialize as _, Deserializer, Serializer};
+    use serde_json::Value;
+
+    pub(super) fn serialize<S: Serializer>(float: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+        if float.is_finite() { serializer.serialize_f64(*float) } else { serializer.serialize_str(&float.to_string()) }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+        let text = match Value::deserialize(deserializer)? {
+            Value::Number(number) => number.to_string(),
+            Value::String(text) => text,
+            other => return Err(D::Error::custom(format!("expected a floating point number, found {other}"))),
+        };
+        text.parse().map_err(|_| D::Error::custom(format!("expected a floating point number, found {text:?}")))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -230,6 +250,18 @@ mod tests {
         let id = |text: &str| MessageId::new(text).unwrap();
         assert_ne!(id("A"), id("a"));
         assert_ne!(id("a"), id("a "));
+    }
+
+    #[test]
+    fn every_float_survives_json() {
+        for bits in (0..u64::MAX).step_by(usize::MAX / 5000).chain([f64::NAN.to_bits(), f64::INFINITY.to_bits()]) {
+            let float = f64::from_bits(bits);
+            let json = serde_json::to_string(&HeaderValue::Float(float)).unwrap();
+            let HeaderValue::Float(read) = serde_json::from_str(&json).unwrap() else { panic!("{json}") };
+            assert!(read.to_bits() == bits || (read.is_nan() && float.is_nan()), "{json}");
+        }
+        assert_eq!(serde_json::from_str::<HeaderValue>(r#"{"float":2}"#).unwrap(), HeaderValue::Float(2.0));
+        assert!(serde_json::from_str::<HeaderValue>(r#"{"float":"two"}"#).is_err());
     }
 
     #[test]

@@ -58,8 +58,8 @@ ORDER BY due_at, id LIMIT :limit
 -- For blocking retry: everything pending, oldest first, due or not; the caller stops at the first that is not due.
 SELECT id, consumer, message_id, state, phase, generation, due_at, slot, attempts, handler_attempts, crashes, compensations, run_token, incarnation, taken_at, reason, code, error, module, body_digest, exchange, routing_key, properties, body, body_bytes, created_at, updated_at,
   CASE WHEN state <> 2 AND due_at <= @now THEN 1 ELSE 0 END AS is_due
-FROM hapax_parked
-WHERE consumer = :consumer AND slot BETWEEN :first_slot AND :last_slot AND state IN (1, 2, 3)
+FROM hapax_parked INDEXED BY hapax_parked_state
+WHERE consumer = :consumer AND slot BETWEEN :first_slot AND :last_slot AND state BETWEEN 1 AND 3
 ORDER BY id LIMIT :limit
 
 -- name: due_suspect
@@ -100,8 +100,8 @@ ORDER BY id LIMIT :limit
 SELECT state, COUNT(*) AS n FROM hapax_parked WHERE consumer = :consumer GROUP BY state
 
 -- name: slots_blocked
-SELECT 1 AS blocked FROM hapax_parked
-WHERE consumer = :consumer AND slot BETWEEN :first_slot AND :last_slot AND state IN (1, 2, 3) LIMIT 1
+SELECT 1 AS blocked FROM hapax_parked INDEXED BY hapax_parked_state
+WHERE consumer = :consumer AND slot BETWEEN :first_slot AND :last_slot AND state BETWEEN 1 AND 3 LIMIT 1
 
 -- name: outbox_add
 INSERT INTO hapax_outbox (id, consumer, message_id, parked_id, exchange, routing_key, properties, body, state, attempts, next_at, created_at)
