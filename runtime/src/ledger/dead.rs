@@ -67,8 +67,7 @@ impl Ledger {
             .one("since", filter.since.unwrap_or(0))
             .one("until", filter.until.unwrap_or(i64::MAX))
             .one("limit", i64::try_from(limit).unwrap_or(i64::MAX));
-        let found =
-            own_transaction!(self, |connection| query(connection, &self.statements.dead_list, args).await)?;
+        let found = own_transaction!(self, |connection| query(connection, &self.statements.dead_list, args).await)?;
         found.rows.into_iter().map(read_row).collect()
     }
 
@@ -178,8 +177,7 @@ impl Ledger {
     /// dead → discarded. False if it is not a dead letter of that generation any more.
     pub async fn discard(&self, row: &ParkedRow) -> Result<bool, DbError> {
         let args = guard(row.id, row.generation);
-        let done =
-            own_transaction!(self, |connection| execute(connection, &self.statements.discard, args).await)?;
+        let done = own_transaction!(self, |connection| execute(connection, &self.statements.discard, args).await)?;
         Ok(done.rows_affected == 1)
     }
 }

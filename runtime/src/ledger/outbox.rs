@@ -63,6 +63,9 @@ pub struct OutboxEntry {
     pub created_at: i64,
 }
 
+/// Longest error in bytes: MySQL's TEXT ends at 64 KiB.
+const MAX_ERROR: usize = 16 << 10;
+
 const PENDING: i64 = 1;
 const UNDELIVERABLE: i64 = 2;
 
@@ -147,7 +150,7 @@ impl Ledger {
 
     /// Records that the broker will not take a row as it is. The others flow.
     pub async fn outbox_undeliverable(&self, id: OutboxId, error: &str) -> Result<(), DbError> {
-        let args = Args::new().one("id", id.0.as_slice()).one("error", error.replace('\0', "\u{fffd}"));
+        let args = Args::new().one("id", id.0.as_slice()).one("error", stored(error));
         own_transaction!(self, |connection| {
             execute(connection, &self.statements.outbox_undeliverable, args).await.map(drop)
         })
@@ -155,10 +158,7 @@ impl Ledger {
 
     /// Records a publication that came to nothing, to be tried again after `delay`.
     pub async fn outbox_retry(&self, id: OutboxId, error: &str, delay: Duration) -> Result<(), DbError> {
-        let args = Args::new()
-            .one("id", id.0.as_slice())
-            .one("error", error.replace('\0', "\u{fffd}"))
-            .one("delay", millis(delay));
+        let args = Args::new().one("id", id.0.as_slice()).one("error", stored(error)).one("delay", millis(delay));
         own_transaction!(self, |connection| execute(connection, &self.statements.outbox_retry, args).await.map(drop))
     }
 
@@ -175,16 +175,23 @@ impl Ledger {
     /// Makes a consumer's undeliverable rows pending again; returns how many.
     pub async fn outbox_requeue(&self, consumer: &str) -> Result<u64, DbError> {
         let args = Args::new().one("consumer", consumer);
-        let done = own_transaction!(self, |connection| execute(connection, &self.statements.outbox_requeue, args).await)?;
+        let done =
+            own_transaction!(self, |connection| execute(connection, &self.statements.outbox_requeue, args).await)?;
         Ok(done.rows_affected)
     }
 
     /// The outbox rows that a message caused, without bodies.
     pub async fn outbox_of_message(&self, consumer: &str, id: &MessageId) -> Result<Vec<OutboxEntry>, DbError> {
         let args = Args::new().one("consumer", consumer).one("message_id", id.as_bytes());
-        let found = own_transaction!(self, |connection| query(connection, &self.statements.outbox_of_message, args).await)?;
+        let found =
+            own_transaction!(self, |connection| query(connection, &self.statements.outbox_of_message, args).await)?;
         found.rows.into_iter().map(read_entry).collect()
     }
+}
+
+/// The beginning of an error, as every database can hold it.
+fn stored(error: &str) -> String {
+    error[..error.floor_char_boundary(MAX_ERROR)].replace('\0', "\u{fffd}")
 }
 
 fn row_ids(ids: &[OutboxId]) -> Args {

@@ -638,11 +638,7 @@ impl Ledger {
         self.delete_chunks(connection, &large).await
     }
 
-    pub(super) async fn delete_chunks(
-        &self,
-        connection: &mut dyn Connection,
-        ids: &[ParkedId],
-    ) -> Result<(), DbError> {
+    pub(super) async fn delete_chunks(&self, connection: &mut dyn Connection, ids: &[ParkedId]) -> Result<(), DbError> {
         for ids in ids.chunks(STATEMENT_ROWS) {
             let args = Args::new().blobs("parked_id", ids.iter().map(|id| Some(id.0.to_vec())));
             execute(connection, &self.statements.chunks_delete, args).await?;
@@ -658,12 +654,25 @@ impl Ledger {
         token: RunToken,
         delay: Duration,
     ) -> Result<(), DbError> {
-        let args = Args::new()
-            .one("consumer", consumer)
-            .one("incarnation", incarnation.0.as_slice())
-            .one("run_token", token.0.as_slice())
-            .one("delay", millis(delay));
-        own_transaction!(self, |connection| execute(connection, &self.statements.give_back, args).await.map(drop))
+        own_transaction!(self, |connection| {
+            let args = Args::new()
+                .one("consumer", consumer)
+                .one("incarnation", incarnation.0.as_slice())
+                .one("run_token", token.0.as_slice());
+            let mut ids = Vec::new();
+            for row in query(connection, &self.statements.taken, args).await?.rows {
+                ids.push(Some(Reader::new(row).blob()?));
+            }
+            for ids in ids.chunks(STATEMENT_ROWS) {
+                let args = Args::new()
+                    .one("run_token", token.0.as_slice())
+                    .one("delay", millis(delay))
+                    .blobs("row_id", ids.iter().cloned());
+                // Fewer, where some have been rescued in the meantime.
+                execute(connection, &self.statements.give_back, args).await?;
+            }
+            Ok(())
+        })
     }
 
     /// Which slots have something due within `horizon`, and in how long.
@@ -801,8 +810,9 @@ pub(super) fn properties_json(properties: &Properties) -> String {
 }
 
 pub(super) fn parse_properties(json: &str) -> Result<Properties, DbError> {
-    serde_json::from_str(json)
-        .map_err(|error| DbError::infrastructure(format!("a hapax_* table holds properties that do not parse: {error}")))
+    serde_json::from_str(json).map_err(|error| {
+        DbError::infrastructure(format!("a hapax_* table holds properties that do not parse: {error}"))
+    })
 }
 
 fn read_rows(found: ResultSet) -> Result<Vec<ParkedRow>, DbError> {

@@ -72,12 +72,7 @@ impl Ledger {
     /// running → dead, reason crashed, without guest code. A stored delivery has no inbox row yet: if its id turns out
     /// to be somebody else's, it cannot die under it, and goes on (to be recognised as a duplicate) instead. A row that
     /// the inbox does not name, since somebody has edited it, dies all the same: it must not keep others from rescue.
-    async fn bury(
-        &self,
-        connection: &mut dyn Connection,
-        row: &ParkedRow,
-        token: RunToken,
-    ) -> Result<bool, DbError> {
+    async fn bury(&self, connection: &mut dyn Connection, row: &ParkedRow, token: RunToken) -> Result<bool, DbError> {
         let Some(id) = row.message_id.clone() else { return Ok(false) };
         if row.phase == Phase::Deliver {
             let claim = Claim {
@@ -136,10 +131,8 @@ impl Ledger {
     /// Forgets discarded dead letters older than `age`: their parked rows, bodies and inbox rows. Returns how many.
     pub async fn forget_discarded(&self, consumer: &str, age: Duration) -> Result<usize, DbError> {
         own_transaction!(self, |connection| {
-            let args = Args::new()
-                .one("consumer", consumer)
-                .one("age", millis(age))
-                .one("limit", RETENTION_PAGE as i64);
+            let args =
+                Args::new().one("consumer", consumer).one("age", millis(age)).one("limit", RETENTION_PAGE as i64);
             let found = query(connection, &self.statements.retention_discarded, args).await?;
             let mut ids = Vec::new();
             let mut owned = Vec::new();
@@ -173,10 +166,7 @@ impl Ledger {
     /// Takes or renews a lease; true while it is ours.
     pub async fn lease(&self, name: &str, holder: Incarnation, lease: Duration) -> Result<bool, DbError> {
         own_transaction!(self, |connection| {
-            let take = Args::new()
-                .one("name", name)
-                .one("holder", holder.0.as_slice())
-                .one("lease", millis(lease));
+            let take = Args::new().one("name", name).one("holder", holder.0.as_slice()).one("lease", millis(lease));
             // The row is made only where there is none: an INSERT that finds one locks it for readers on InnoDB, and
             // two hosts that both do would then wait for each other in the UPDATE.
             if execute(connection, &self.statements.lease_take, take.clone()).await?.rows_affected == 1 {

@@ -85,8 +85,30 @@ pub(crate) async fn ids_are_compared_as_bytes(subject: Subject) -> TestResult {
     let (long_a, long_b) = (format!("{long}a"), format!("{long}b"));
     assert_eq!(long_a.len(), 255);
     let names = [
-        "order-1", "Order-1", "order-1 ", " order-1", "order-1\t", "straße", "strasse", "STRASSE", "é", "e\u{301}", "e",
-        "日本語", "%", "_", "\\", "'", "\"", "a\u{1}", "\u{feff}a", "0", "00", &long_a, &long_b, &long,
+        "order-1",
+        "Order-1",
+        "order-1 ",
+        " order-1",
+        "order-1\t",
+        "straße",
+        "strasse",
+        "STRASSE",
+        "é",
+        "e\u{301}",
+        "e",
+        "日本語",
+        "%",
+        "_",
+        "\\",
+        "'",
+        "\"",
+        "a\u{1}",
+        "\u{feff}a",
+        "0",
+        "00",
+        &long_a,
+        &long_b,
+        &long,
     ];
     let found = subject.claim(&claims(names)).await?;
     assert!(found.iter().all(|found| *found == Claimed::New), "{found:?}");

@@ -18,7 +18,8 @@ fn delay(row: &ParkedRow) -> Option<i64> {
 
 pub(crate) async fn every_new_row_is_what_its_constructor_says(subject: Subject) -> TestResult {
     let names = ["retry", "compensate", "dead", "apart", "deferred"];
-    let of: Vec<Carried> = names.iter().enumerate().map(|(n, name)| Carried { slot: n as u16 * 60, ..carried(name) }).collect();
+    let of: Vec<Carried> =
+        names.iter().enumerate().map(|(n, name)| Carried { slot: n as u16 * 60, ..carried(name) }).collect();
     let once = ParkedId::derived(&[b"once"]);
     let rows = [
         NewParked::retry(of[0].clone(), 2, Duration::from_millis(3_141), Some(&failure("why"))),
@@ -41,13 +42,16 @@ pub(crate) async fn every_new_row_is_what_its_constructor_says(subject: Subject)
         assert_eq!(row.created_at, row.updated_at);
     }
     let states: Vec<_> = found.iter().map(|row| (row.state, row.phase, delay(row))).collect();
-    assert_eq!(states, [
-        (State::Retry, Phase::Handle, Some(3_141)),
-        (State::Retry, Phase::Compensate, Some(0)),
-        (State::Dead, Phase::Handle, None),
-        (State::Dead, Phase::Handle, None),
-        (State::Deferred, Phase::Deliver, Some(0)),
-    ]);
+    assert_eq!(
+        states,
+        [
+            (State::Retry, Phase::Handle, Some(3_141)),
+            (State::Retry, Phase::Compensate, Some(0)),
+            (State::Dead, Phase::Handle, None),
+            (State::Dead, Phase::Handle, None),
+            (State::Deferred, Phase::Deliver, Some(0)),
+        ]
+    );
     let counts: Vec<_> = found.iter().map(|row| (row.attempts, row.handler_attempts)).collect();
     assert_eq!(counts, [(2, 0), (0, 5), (1, 0), (0, 0), (0, 0)]);
     let reasons: Vec<_> = found.iter().map(|row| row.reason.as_deref()).collect();
@@ -113,7 +117,8 @@ pub(crate) async fn properties_and_texts_of_every_kind_come_back(subject: Subjec
         ("json".into(), HeaderValue::Json(r#"{"a":[1,null,"\u0000"]}"#.into())),
         ("".into(), HeaderValue::Text(String::new())),
     ];
-    let floats = [0.0, -0.0, 0.1 + 0.2, f64::MIN_POSITIVE, f64::MAX, 5e-324, 1e23, 9.5e15, f64::INFINITY, f64::NEG_INFINITY];
+    let floats =
+        [0.0, -0.0, 0.1 + 0.2, f64::MIN_POSITIVE, f64::MAX, 5e-324, 1e23, 9.5e15, f64::INFINITY, f64::NEG_INFINITY];
     headers.extend(floats.map(|float| ("float".to_owned(), HeaderValue::Float(float))));
     let properties = Properties {
         content_type: Some(text.into()),
@@ -131,7 +136,12 @@ pub(crate) async fn properties_and_texts_of_every_kind_come_back(subject: Subjec
         app_id: Some("".into()),
     };
     let message = |properties: Properties| {
-        Arc::new(Message { exchange: "é".repeat(127), routing_key: "k".repeat(255), properties, body: Default::default() })
+        Arc::new(Message {
+            exchange: "é".repeat(127),
+            routing_key: "k".repeat(255),
+            properties,
+            body: Default::default(),
+        })
     };
     let of = Carried { message: message(properties), ..carried("all") };
     let mut why = failure("broke\0n\nin two lines");

@@ -24,7 +24,9 @@ fn numbers(dialect: Dialect, count: usize) -> String {
     match dialect {
         Dialect::Postgres => format!("(SELECT generate_series(0, {last}) AS n) AS numbers"),
         Dialect::MySql => format!("(SELECT seq AS n FROM seq_0_to_{last}) AS numbers"),
-        Dialect::Sqlite => format!("(WITH RECURSIVE t (n) AS (VALUES (0) UNION ALL SELECT n + 1 FROM t WHERE n < {last}) SELECT n FROM t) AS numbers"),
+        Dialect::Sqlite => format!(
+            "(WITH RECURSIVE t (n) AS (VALUES (0) UNION ALL SELECT n + 1 FROM t WHERE n < {last}) SELECT n FROM t) AS numbers"
+        ),
     }
 }
 
@@ -148,25 +150,22 @@ fn path(statements: &Statements) -> Vec<(&'static str, &Statement, Args)> {
         ("lock_running", &statements.lock_running, ids().one("run_token", token.clone())),
         ("parked_move", &statements.parked_move, moves),
         ("parked_delete", &statements.parked_delete, ids().one("run_token", token.clone())),
-        (
-            "give_back",
-            &statements.give_back,
-            of().one("run_token", token.clone()).one("incarnation", token.clone()).one("delay", 0),
-        ),
+        ("taken", &statements.taken, of().one("run_token", token.clone()).one("incarnation", token.clone())),
+        ("give_back", &statements.give_back, ids().one("run_token", token.clone()).one("delay", 0)),
         ("orphans", &statements.orphans, of().one("age", 60_000).one("limit", 100)),
         ("chunks", &statements.chunks, Args::new().one("parked_id", token.clone())),
         ("chunks_delete", &statements.chunks_delete, Args::new().blobs("parked_id", keys_of(rows()))),
         ("outbox_due", &statements.outbox_due, Args::new().one("limit", 256)),
         ("outbox_hold", &statements.outbox_hold, ids().one("grace", 1000)),
         ("outbox_done", &statements.outbox_done, ids()),
-        ("redrive", &statements.redrive, Args::new().one("id", token.clone()).one("generation", 0).one("delay", 0).one("forced", 0)),
+        (
+            "redrive",
+            &statements.redrive,
+            Args::new().one("id", token.clone()).one("generation", 0).one("delay", 0).one("forced", 0),
+        ),
         ("parked_of_message", &statements.parked_of_message, of().one("message_id", token.clone())),
         ("outbox_of_message", &statements.outbox_of_message, of().one("message_id", token.clone())),
-        (
-            "retention_page",
-            &statements.retention_page,
-            of().one("age", 1000).one("after", token).one("limit", 2000),
-        ),
+        ("retention_page", &statements.retention_page, of().one("age", 1000).one("after", token).one("limit", 2000)),
         ("retention_delete", &statements.retention_delete, of().one("age", 1000).blobs("message_id", keys_of(rows()))),
         ("retention_discarded", &statements.retention_discarded, of().one("age", 1000).one("limit", 2000)),
         (

@@ -192,7 +192,7 @@ impl Subject {
 
     /// Puts back everything that runs, as if its host had died.
     pub(crate) async fn crash(&self, max_crashes: u32) -> Result<Vec<Rescued>, DbError> {
-        self.age("hapax_parked", "taken_at", LONG).await?;
+        self.age("hapax_parked", "taken_at", LONG * 2).await?;
         self.ledger.rescue(CONSUMER, rescue_after(LONG, max_crashes), |_| None).await
     }
 
@@ -288,13 +288,7 @@ pub(crate) fn carrying(name: &str, body: Vec<u8>) -> Carried {
 
 /// The claim of a message about to be handled, whose body is its name.
 pub(crate) fn claim(name: &str) -> Claim {
-    Claim {
-        id: id(name),
-        status: Status::Completed,
-        parked_id: None,
-        digest: Some(digest(name)),
-        module: Some(MODULE),
-    }
+    Claim { id: id(name), status: Status::Completed, parked_id: None, digest: Some(digest(name)), module: Some(MODULE) }
 }
 
 pub(crate) fn claims<N: AsRef<str>>(names: impl IntoIterator<Item = N>) -> Vec<Claim> {

@@ -102,14 +102,16 @@ DELETE p FROM ({SELECT :row_id AS row_id| UNION ALL }) AS r
 STRAIGHT_JOIN hapax_parked AS p FORCE INDEX (PRIMARY) ON p.id = r.row_id
 WHERE p.run_token = :run_token AND p.state = 2
 
+-- name: taken
+-- Locks nothing: rows that other lanes run are not waited for.
+SELECT id FROM hapax_parked
+WHERE consumer = :consumer AND state = 2 AND run_token = :run_token AND incarnation = :incarnation
+
 -- name: give_back
--- The host that took them is alive and says so: not a crash. Their keys are read without locking: rows that other lanes run
--- are not waited for.
-UPDATE (SELECT DISTINCT id FROM hapax_parked
-        WHERE consumer = :consumer AND run_token = :run_token AND incarnation = :incarnation AND state = 2) AS r
-STRAIGHT_JOIN hapax_parked AS p FORCE INDEX (PRIMARY) ON p.id = r.id
+-- The host that took them is alive and says so: not a crash.
+UPDATE ({SELECT :row_id AS row_id| UNION ALL }) AS r STRAIGHT_JOIN hapax_parked AS p FORCE INDEX (PRIMARY) ON p.id = r.row_id
 SET p.state = CASE p.phase WHEN 3 THEN 3 ELSE 1 END, p.due_at = @now + :delay, p.run_token = NULL, p.incarnation = NULL, p.taken_at = NULL, p.updated_at = @now
-WHERE p.run_token = :run_token AND p.incarnation = :incarnation AND p.state = 2
+WHERE p.run_token = :run_token AND p.state = 2
 
 -- name: orphans
 -- Rows that a live transaction works on are locked and skipped.

@@ -85,10 +85,15 @@ FROM r WHERE p.id = r.row_id AND p.run_token = r.token AND p.state = 2
 -- name: parked_delete
 DELETE FROM hapax_parked WHERE id IN ({:row_id}) AND run_token = :run_token AND state = 2
 
+-- name: taken
+-- Locks nothing: rows that other lanes run are not waited for.
+SELECT id FROM hapax_parked
+WHERE consumer = :consumer AND state = 2 AND run_token = :run_token AND incarnation = :incarnation
+
 -- name: give_back
 -- The host that took them is alive and says so: not a crash.
 UPDATE hapax_parked SET state = CASE phase WHEN 3 THEN 3 ELSE 1 END, due_at = @now + :delay, run_token = NULL, incarnation = NULL, taken_at = NULL, updated_at = @now
-WHERE consumer = :consumer AND run_token = :run_token AND incarnation = :incarnation AND state = 2
+WHERE id IN ({:row_id}) AND run_token = :run_token AND state = 2
 
 -- name: orphans
 -- One process per file: nobody else can be working on them.
