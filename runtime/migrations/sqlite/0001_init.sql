@@ -44,8 +44,10 @@ CREATE TABLE hapax_parked (
     created_at    INTEGER NOT NULL,
     updated_at    INTEGER NOT NULL
 ) STRICT;
-CREATE INDEX hapax_parked_due ON hapax_parked (consumer, slot, due_at);
-CREATE INDEX hapax_parked_state ON hapax_parked (consumer, state, updated_at);
+-- Only rows that wait are due at some time: dead ones cost the search for due rows nothing, and it ends at its limit.
+CREATE INDEX hapax_parked_due ON hapax_parked (consumer, due_at, slot) WHERE due_at IS NOT NULL;
+-- Some statements name this one: it is part of their text.
+CREATE INDEX hapax_parked_state ON hapax_parked (consumer, state, slot);
 CREATE INDEX hapax_parked_message ON hapax_parked (consumer, message_id);
 
 -- Bodies over 1 MiB, in pieces.

@@ -63,6 +63,9 @@ pub struct OutboxEntry {
     pub created_at: i64,
 }
 
+/// Longest error in bytes: MySQL's TEXT ends at 64 KiB.
+const MAX_ERROR: usize = 16 << 10;
+
 const PENDING: i64 = 1;
 const UNDELIVERABLE: i64 = 2;
 
@@ -147,7 +150,7 @@ impl Ledger {
 
     /// Records that the broker will not take a row as it is. The others flow.
     pub async fn outbox_undeliverable(&self, id: OutboxId, error: &str) -> Result<(), DbError> {
-        let args = Args::new().one("id", id.0.as_slice()).one("error", error.replace('\0', "\u{fffd}"));
+        let args = Args::new().one("id", id.0.as_slice()).one("error", stored(error));
         own_transaction!(self, |connection| {
             execute(connection, &self.statements.outbox_undeliverable, args).await.map(drop)
         })
@@ -155,10 +158,7 @@ impl Ledger {
 
     /// Records a publication that came to nothing, to be tried again after `delay`.
     pub async fn outbox_retry(&self, id: OutboxId, error: &str, delay: Duration) -> Result<(), DbError> {
-        let args = Args::new()
-            .one("id", id.0.as_slice())
-            .one("error", error.replace('\0', "\u{fffd}"))
-            .one("delay", millis(delay));
+        let args = Args::new().one("id", id.0.as_slice()).one("error", stored(error)).one("delay", millis(delay));
         own_transaction!(self, |connection| execute(connection, &self.statements.outbox_retry, args).await.map(drop))
     }
 
@@ -187,6 +187,11 @@ impl Ledger {
             own_transaction!(self, |connection| query(connection, &self.statements.outbox_of_message, args).await)?;
         found.rows.into_iter().map(read_entry).collect()
     }
+}
+
+/// The beginning of an error, as every database can hold it.
+fn stored(error: &str) -> String {
+    error[..error.floor_char_boundary(MAX_ERROR)].replace('\0', "\u{fffd}")
 }
 
 fn row_ids(ids: &[OutboxId]) -> Args {

@@ -654,12 +654,25 @@ impl Ledger {
         token: RunToken,
         delay: Duration,
     ) -> Result<(), DbError> {
-        let args = Args::new()
-            .one("consumer", consumer)
-            .one("incarnation", incarnation.0.as_slice())
-            .one("run_token", token.0.as_slice())
-            .one("delay", millis(delay));
-        own_transaction!(self, |connection| execute(connection, &self.statements.give_back, args).await.map(drop))
+        own_transaction!(self, |connection| {
+            let args = Args::new()
+                .one("consumer", consumer)
+                .one("incarnation", incarnation.0.as_slice())
+                .one("run_token", token.0.as_slice());
+            let mut ids = Vec::new();
+            for row in query(connection, &self.statements.taken, args).await?.rows {
+                ids.push(Some(Reader::new(row).blob()?));
+            }
+            for ids in ids.chunks(STATEMENT_ROWS) {
+                let args = Args::new()
+                    .one("run_token", token.0.as_slice())
+                    .one("delay", millis(delay))
+                    .blobs("row_id", ids.iter().cloned());
+                // Fewer, where some have been rescued in the meantime.
+                execute(connection, &self.statements.give_back, args).await?;
+            }
+            Ok(())
+        })
     }
 
     /// Which slots have something due within `horizon`, and in how long.

@@ -313,7 +313,9 @@ statements! {
     parked_move,
     /// Deletes running rows, under their token.
     parked_delete,
-    /// Puts running rows of this host back, uncounted.
+    /// Running rows of one run of one host.
+    taken,
+    /// Puts running rows back, uncounted, under their token.
     give_back,
     /// Running rows that nobody has locked for a while.
     orphans,

@@ -152,9 +152,18 @@ pub(crate) async fn lanes_do_not_wait_for_each_other_on_small_tables(subject: Su
         });
         ledger.move_inbox(lane, CONSUMER, &moves.collect::<Vec<_>>()).await?;
     }
+    // A third one gives back what it took, takes what is due, and rescues, past all of that.
+    let third = subject.retry(carried("a7"), std::time::Duration::ZERO).await?;
+    let (token, rows) = subject.take(Which::Innocent).await?;
+    assert_eq!(keys(&rows), [third]);
+    let started = std::time::Instant::now();
+    ledger.give_back(CONSUMER, HOST, token, std::time::Duration::ZERO).await?;
+    assert_eq!(keys(&subject.take(Which::Innocent).await?.1), [third]);
+    assert_eq!(ledger.rescue(CONSUMER, rescue_after(LONG, 3), |_| None).await?, []);
+    assert!(started.elapsed() < std::time::Duration::from_secs(20), "somebody was waited for");
     second.commit().await?;
     first.commit().await?;
-    assert_eq!(subject.count("SELECT COUNT(*) FROM hapax_parked").await?, 2);
-    assert_eq!(subject.count("SELECT COUNT(*) FROM hapax_inbox WHERE status = 1").await?, 6);
+    assert_eq!(subject.count("SELECT COUNT(*) FROM hapax_parked").await?, 3);
+    assert_eq!(subject.count("SELECT COUNT(*) FROM hapax_inbox WHERE status = 1").await?, 6, "four and two new ones");
     Ok(())
 }

@@ -47,7 +47,7 @@ pub(crate) async fn a_row_that_a_live_transaction_works_on_is_not_rescued(subjec
     let busy = subject.retry(carried("busy"), NOW).await?;
     let lost = subject.retry(carried("lost"), NOW).await?;
     let (token, _) = subject.take(Which::Innocent).await?;
-    subject.age("hapax_parked", "taken_at", LONG).await?;
+    subject.age("hapax_parked", "taken_at", LONG * 2).await?;
     let mut runner = subject.lane().await?;
     runner.begin().await?;
     assert_eq!(ledger.lock_running(runner.as_mut(), token, &[busy]).await?, [busy]);
@@ -104,7 +104,7 @@ async fn kill(subject: &Subject, max_crashes: u32, copy: impl Fn(&ParkedRow) -> 
         let (_, mut taken) = subject.take(Which::Innocent).await?;
         taken.extend(subject.take(Which::Suspect).await?.1);
         assert_eq!(taken.len(), 1);
-        subject.age("hapax_parked", "taken_at", LONG).await?;
+        subject.age("hapax_parked", "taken_at", LONG * 2).await?;
         match &subject.ledger.rescue(CONSUMER, rescue_after(LONG, max_crashes), &copy).await?[..] {
             [Rescued::Retried(_)] => {}
             [Rescued::Dead(_)] => return Ok(crash),
@@ -164,7 +164,7 @@ pub(crate) async fn one_row_that_somebody_edited_keeps_no_other_from_rescue(subj
     let edited = subject.retry(carried("edited"), NOW).await?;
     let other = subject.retry(carried("other"), NOW).await?;
     subject.take(Which::Innocent).await?;
-    subject.age("hapax_parked", "taken_at", LONG).await?;
+    subject.age("hapax_parked", "taken_at", LONG * 2).await?;
     committed!(subject, |lane| subject.ledger.unclaim(lane, CONSUMER, &[&id("edited")]).await?);
     let rescued = subject.ledger.rescue(CONSUMER, rescue_after(LONG, 0), |_| None).await?;
     assert_eq!(rescued.len(), 2, "{rescued:?}");

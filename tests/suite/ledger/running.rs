@@ -71,7 +71,6 @@ pub(crate) async fn rows_are_taken_first_due_first_up_to_the_limit(subject: Subj
     }
     // All are due; the last one parked has been for longest.
     subject.age("hapax_parked", "due_at", LONG * 2).await?;
-    subject.sql("UPDATE hapax_parked SET due_at = due_at - body_bytes").await?;
     for (minutes, id) in ids.iter().enumerate() {
         let row = subject.row(*id).await?;
         let digits = String::from_utf8(row.message.body.to_vec())?;
@@ -109,10 +108,13 @@ pub(crate) async fn lanes_never_take_the_same_row(subject: Subject) -> TestResul
                 let mut taken = Vec::new();
                 let mut misses = 0;
                 // Another lane may have everything that this one finds; then it comes back, as lanes do.
-                while misses < 5 {
+                while misses < 20 {
                     match subject.ledger.take_due(lane.as_mut(), &some).await {
                         Ok((_, rows)) if rows.is_empty() => misses += 1,
-                        Ok((_, rows)) => taken.extend(keys(&rows)),
+                        Ok((_, rows)) => {
+                            taken.extend(keys(&rows));
+                            misses = 0;
+                        }
                         Err(error) if lost_a_race(&error) => misses += 1,
                         Err(error) => return Err(error),
                     }
@@ -311,11 +313,11 @@ pub(crate) async fn a_retry_is_due_again_and_counted(subject: Subject) -> TestRe
         let (token, row) = subject.take_one().await?;
         assert_eq!(row.attempts, attempts - 1);
         let why = failure(&format!("failure {attempts}"));
-        let delay = Duration::from_millis(u64::from(attempts) * 1_001);
+        let delay = Duration::from_millis(u64::from(attempts) * 100_001);
         moved(&subject, &[ParkedMove::retry(&row, token, attempts, delay, Some(&why), Some(*b"module-2"))]).await?;
         let row = subject.row(id).await?;
         assert_eq!(standing(&row), (State::Retry, true, attempts));
-        assert_eq!(self::delay(&row), Some(i64::from(attempts) * 1_001));
+        assert_eq!(self::delay(&row), Some(i64::from(attempts) * 100_001));
         assert_eq!((row.handler_attempts, row.phase, row.generation), (0, Phase::Handle, 0));
         assert_eq!((row.run_token, row.incarnation, row.taken_at), (None, None, None));
         assert_eq!((row.failure(), row.module), (Some(why), Some(*b"module-2")));

@@ -192,7 +192,7 @@ impl Subject {
 
     /// Puts back everything that runs, as if its host had died.
     pub(crate) async fn crash(&self, max_crashes: u32) -> Result<Vec<Rescued>, DbError> {
-        self.age("hapax_parked", "taken_at", LONG).await?;
+        self.age("hapax_parked", "taken_at", LONG * 2).await?;
         self.ledger.rescue(CONSUMER, rescue_after(LONG, max_crashes), |_| None).await
     }
 

@@ -1,5 +1,6 @@
--- The host's SQL for MariaDB and MySQL 8. There are no arrays: groups in braces are repeated for each row, and sets of keys
--- are derived tables to join, because MariaDB scans a small table for IN (...) and then waits on other lanes' rows.
+-- The host's SQL for MariaDB and MySQL 8. There are no arrays: groups in braces are repeated for each row. Sets of keys are
+-- derived tables that come first in a join and find each row by its primary key, both by command: left to itself, MariaDB
+-- reads a small table whole, for IN (...) and for a join, and then waits for the rows of other lanes.
 -- See statements.rs for the notation.
 
 -- name: claim
@@ -16,20 +17,17 @@ VALUES {(:consumer, :message_id, :status, :parked_id, :body_digest, :module, @no
 -- name: inbox_existing
 SELECT i.message_id, i.status, i.body_digest, i.parked_id
 FROM ({SELECT :message_id AS message_id| UNION ALL }) AS r
-JOIN hapax_inbox AS i ON i.consumer = :consumer AND i.message_id = r.message_id
+STRAIGHT_JOIN hapax_inbox AS i FORCE INDEX (PRIMARY) ON i.consumer = :consumer AND i.message_id = r.message_id
 
 -- name: unclaim
--- A join, because MariaDB scans a small table for IN and waits on other lanes' rows.
-DELETE i FROM hapax_inbox AS i
-JOIN ({SELECT :message_id AS message_id| UNION ALL }) AS r ON i.message_id = r.message_id
-WHERE i.consumer = :consumer
+DELETE i FROM ({SELECT :message_id AS message_id| UNION ALL }) AS r
+STRAIGHT_JOIN hapax_inbox AS i FORCE INDEX (PRIMARY) ON i.consumer = :consumer AND i.message_id = r.message_id
 
 -- name: inbox_move
-UPDATE hapax_inbox AS i
-JOIN ({SELECT :message_id AS message_id, :was AS was, :was_parked AS was_parked, :status AS status, :parked_id AS parked_id, :module AS module| UNION ALL }) AS r
-  ON i.message_id = r.message_id
+UPDATE ({SELECT :message_id AS message_id, :was AS was, :was_parked AS was_parked, :status AS status, :parked_id AS parked_id, :module AS module| UNION ALL }) AS r
+STRAIGHT_JOIN hapax_inbox AS i FORCE INDEX (PRIMARY) ON i.consumer = :consumer AND i.message_id = r.message_id
 SET i.status = r.status, i.parked_id = r.parked_id, i.module = COALESCE(r.module, i.module), i.updated_at = @now
-WHERE i.consumer = :consumer AND i.status = r.was AND i.parked_id <=> r.was_parked
+WHERE i.status = r.was AND i.parked_id <=> r.was_parked
 
 -- name: park
 -- delay: milliseconds until it is due, NULL for a row that never is.
@@ -45,7 +43,8 @@ ON DUPLICATE KEY UPDATE ordinal = hapax_parked_chunks.ordinal
 SELECT bytes FROM hapax_parked_chunks WHERE parked_id = :parked_id ORDER BY ordinal
 
 -- name: chunks_delete
-DELETE p FROM hapax_parked_chunks AS p JOIN ({SELECT :parked_id AS parked_id| UNION ALL }) AS r ON p.parked_id = r.parked_id
+DELETE c FROM ({SELECT :parked_id AS parked_id| UNION ALL }) AS r
+STRAIGHT_JOIN hapax_parked_chunks AS c FORCE INDEX (PRIMARY) ON c.parked_id = r.parked_id
 
 -- name: due_slots
 -- due_at is NULL while a row runs and once it is dead.
@@ -59,7 +58,7 @@ SELECT p.id, p.consumer, p.message_id, p.state, p.phase, p.generation, p.due_at,
 FROM (SELECT id FROM hapax_parked
       WHERE consumer = :consumer AND slot BETWEEN :first_slot AND :last_slot AND due_at <= @now AND state IN (1, 3) AND crashes = 0
       ORDER BY due_at, id LIMIT :limit) AS r
-JOIN hapax_parked AS p ON p.id = r.id
+STRAIGHT_JOIN hapax_parked AS p FORCE INDEX (PRIMARY) ON p.id = r.id
 WHERE p.due_at <= @now AND p.state IN (1, 3)
 ORDER BY p.due_at, p.id FOR UPDATE SKIP LOCKED
 
@@ -68,8 +67,8 @@ ORDER BY p.due_at, p.id FOR UPDATE SKIP LOCKED
 -- Locks nothing: a row that another host runs would be waited for. Taking the rows is guarded by their state.
 SELECT id, consumer, message_id, state, phase, generation, due_at, slot, attempts, handler_attempts, crashes, compensations, run_token, incarnation, taken_at, reason, code, error, module, body_digest, exchange, routing_key, properties, body, body_bytes, created_at, updated_at,
   CASE WHEN state <> 2 AND due_at <= @now THEN 1 ELSE 0 END AS is_due
-FROM hapax_parked
-WHERE consumer = :consumer AND slot BETWEEN :first_slot AND :last_slot AND state IN (1, 2, 3)
+FROM hapax_parked FORCE INDEX (hapax_parked_state)
+WHERE consumer = :consumer AND slot BETWEEN :first_slot AND :last_slot AND state BETWEEN 1 AND 3
 ORDER BY id LIMIT :limit
 
 -- name: due_suspect
@@ -78,33 +77,41 @@ SELECT p.id, p.consumer, p.message_id, p.state, p.phase, p.generation, p.due_at,
 FROM (SELECT id FROM hapax_parked
       WHERE consumer = :consumer AND slot BETWEEN :first_slot AND :last_slot AND due_at <= @now AND state IN (1, 3) AND crashes > 0
       ORDER BY due_at, id LIMIT 1) AS r
-JOIN hapax_parked AS p ON p.id = r.id
+STRAIGHT_JOIN hapax_parked AS p FORCE INDEX (PRIMARY) ON p.id = r.id
 WHERE p.due_at <= @now AND p.state IN (1, 3)
 ORDER BY p.due_at, p.id FOR UPDATE SKIP LOCKED
 
 -- name: take
-UPDATE hapax_parked AS p JOIN ({SELECT :row_id AS row_id| UNION ALL }) AS r ON p.id = r.row_id
-SET state = 2, due_at = NULL, run_token = :run_token, incarnation = :incarnation, taken_at = @now
-WHERE state IN (1, 3)
+UPDATE ({SELECT :row_id AS row_id| UNION ALL }) AS r STRAIGHT_JOIN hapax_parked AS p FORCE INDEX (PRIMARY) ON p.id = r.row_id
+SET p.state = 2, p.due_at = NULL, p.run_token = :run_token, p.incarnation = :incarnation, p.taken_at = @now
+WHERE p.state IN (1, 3)
 
 -- name: lock_running
-SELECT p.id FROM ({SELECT :row_id AS row_id| UNION ALL }) AS r JOIN hapax_parked AS p ON p.id = r.row_id
+SELECT p.id FROM ({SELECT :row_id AS row_id| UNION ALL }) AS r
+STRAIGHT_JOIN hapax_parked AS p FORCE INDEX (PRIMARY) ON p.id = r.row_id
 WHERE p.run_token = :run_token AND p.state = 2 ORDER BY p.id FOR UPDATE
 
 -- name: parked_move
-UPDATE hapax_parked AS p
-JOIN ({SELECT :row_id AS row_id, :run_token AS token, :state AS state, :phase AS phase, :generation AS generation, :delay AS delay, :attempts AS attempts, :handler_attempts AS handler_attempts, :crashes AS crashes, :compensations AS compensations, :reason AS reason, :code AS code, :error AS error, :module AS module| UNION ALL }) AS r ON p.id = r.row_id
+UPDATE ({SELECT :row_id AS row_id, :run_token AS token, :state AS state, :phase AS phase, :generation AS generation, :delay AS delay, :attempts AS attempts, :handler_attempts AS handler_attempts, :crashes AS crashes, :compensations AS compensations, :reason AS reason, :code AS code, :error AS error, :module AS module| UNION ALL }) AS r
+STRAIGHT_JOIN hapax_parked AS p FORCE INDEX (PRIMARY) ON p.id = r.row_id
 SET p.state = r.state, p.phase = r.phase, p.generation = r.generation, p.due_at = @now + r.delay, p.attempts = r.attempts, p.handler_attempts = r.handler_attempts, p.crashes = r.crashes, p.compensations = r.compensations, p.reason = r.reason, p.code = r.code, p.error = r.error, p.module = COALESCE(r.module, p.module), p.run_token = NULL, p.incarnation = NULL, p.taken_at = NULL, p.updated_at = @now
 WHERE p.run_token = r.token AND p.state = 2
 
 -- name: parked_delete
-DELETE p FROM hapax_parked AS p JOIN ({SELECT :row_id AS row_id| UNION ALL }) AS r ON p.id = r.row_id
+DELETE p FROM ({SELECT :row_id AS row_id| UNION ALL }) AS r
+STRAIGHT_JOIN hapax_parked AS p FORCE INDEX (PRIMARY) ON p.id = r.row_id
 WHERE p.run_token = :run_token AND p.state = 2
+
+-- name: taken
+-- Locks nothing: rows that other lanes run are not waited for.
+SELECT id FROM hapax_parked
+WHERE consumer = :consumer AND state = 2 AND run_token = :run_token AND incarnation = :incarnation
 
 -- name: give_back
 -- The host that took them is alive and says so: not a crash.
-UPDATE hapax_parked SET state = CASE phase WHEN 3 THEN 3 ELSE 1 END, due_at = @now + :delay, run_token = NULL, incarnation = NULL, taken_at = NULL, updated_at = @now
-WHERE consumer = :consumer AND run_token = :run_token AND incarnation = :incarnation AND state = 2
+UPDATE ({SELECT :row_id AS row_id| UNION ALL }) AS r STRAIGHT_JOIN hapax_parked AS p FORCE INDEX (PRIMARY) ON p.id = r.row_id
+SET p.state = CASE p.phase WHEN 3 THEN 3 ELSE 1 END, p.due_at = @now + :delay, p.run_token = NULL, p.incarnation = NULL, p.taken_at = NULL, p.updated_at = @now
+WHERE p.run_token = :run_token AND p.state = 2
 
 -- name: orphans
 -- Rows that a live transaction works on are locked and skipped.
@@ -116,8 +123,8 @@ ORDER BY id LIMIT :limit FOR UPDATE SKIP LOCKED
 SELECT state, COUNT(*) AS n FROM hapax_parked WHERE consumer = :consumer GROUP BY state
 
 -- name: slots_blocked
-SELECT 1 AS blocked FROM hapax_parked
-WHERE consumer = :consumer AND slot BETWEEN :first_slot AND :last_slot AND state IN (1, 2, 3) LIMIT 1
+SELECT 1 AS blocked FROM hapax_parked FORCE INDEX (hapax_parked_state)
+WHERE consumer = :consumer AND state BETWEEN 1 AND 3 AND slot BETWEEN :first_slot AND :last_slot LIMIT 1
 
 -- name: outbox_add
 INSERT INTO hapax_outbox (id, consumer, message_id, parked_id, exchange, routing_key, properties, body, state, attempts, next_at, created_at)
@@ -128,11 +135,12 @@ ON DUPLICATE KEY UPDATE id = hapax_outbox.id
 SELECT id, consumer, message_id, parked_id, exchange, routing_key, properties, body, state, attempts, next_at, error, created_at FROM hapax_outbox WHERE state = 1 AND next_at <= @now ORDER BY next_at, id LIMIT :limit FOR UPDATE SKIP LOCKED
 
 -- name: outbox_hold
-UPDATE hapax_outbox AS o JOIN ({SELECT :row_id AS row_id| UNION ALL }) AS r ON o.id = r.row_id
-SET next_at = @now + :grace
+UPDATE ({SELECT :row_id AS row_id| UNION ALL }) AS r STRAIGHT_JOIN hapax_outbox AS o FORCE INDEX (PRIMARY) ON o.id = r.row_id
+SET o.next_at = @now + :grace
 
 -- name: outbox_done
-DELETE o FROM hapax_outbox AS o JOIN ({SELECT :row_id AS row_id| UNION ALL }) AS r ON o.id = r.row_id
+DELETE o FROM ({SELECT :row_id AS row_id| UNION ALL }) AS r
+STRAIGHT_JOIN hapax_outbox AS o FORCE INDEX (PRIMARY) ON o.id = r.row_id
 
 -- name: outbox_undeliverable
 UPDATE hapax_outbox SET state = 2, attempts = attempts + 1, error = :error WHERE id = :id
@@ -179,19 +187,22 @@ SELECT message_id, status, updated_at < @now - :age AS old FROM hapax_inbox
 WHERE consumer = :consumer AND message_id > :after ORDER BY message_id LIMIT :limit
 
 -- name: retention_delete
-DELETE i FROM hapax_inbox AS i JOIN ({SELECT :message_id AS message_id| UNION ALL }) AS r ON i.message_id = r.message_id
-WHERE i.consumer = :consumer AND i.status = 1 AND i.updated_at < @now - :age
+DELETE i FROM ({SELECT :message_id AS message_id| UNION ALL }) AS r
+STRAIGHT_JOIN hapax_inbox AS i FORCE INDEX (PRIMARY) ON i.consumer = :consumer AND i.message_id = r.message_id
+WHERE i.status = 1 AND i.updated_at < @now - :age
 
 -- name: retention_discarded
 SELECT id, message_id FROM hapax_parked WHERE consumer = :consumer AND state = 5 AND updated_at < @now - :age
 ORDER BY id LIMIT :limit FOR UPDATE SKIP LOCKED
 
 -- name: retention_discarded_delete
-DELETE p FROM hapax_parked AS p JOIN ({SELECT :row_id AS row_id| UNION ALL }) AS r ON p.id = r.row_id
+DELETE p FROM ({SELECT :row_id AS row_id| UNION ALL }) AS r
+STRAIGHT_JOIN hapax_parked AS p FORCE INDEX (PRIMARY) ON p.id = r.row_id
 
 -- name: retention_discarded_inbox
-DELETE i FROM hapax_inbox AS i JOIN ({SELECT :message_id AS message_id, :row_id AS row_id| UNION ALL }) AS r ON i.message_id = r.message_id AND i.parked_id = r.row_id
-WHERE i.consumer = :consumer AND i.status = 3
+DELETE i FROM ({SELECT :message_id AS message_id, :row_id AS row_id| UNION ALL }) AS r
+STRAIGHT_JOIN hapax_inbox AS i FORCE INDEX (PRIMARY) ON i.consumer = :consumer AND i.message_id = r.message_id
+WHERE i.parked_id = r.row_id AND i.status = 3
 
 -- name: lease_seed
 INSERT IGNORE INTO hapax_leases (name, holder, expires_at) VALUES (:name, NULL, 0)

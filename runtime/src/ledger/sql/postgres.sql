@@ -64,11 +64,15 @@ ORDER BY due_at, id LIMIT :limit FOR UPDATE SKIP LOCKED
 -- name: due_in_order
 -- For blocking retry: everything pending, oldest first, due or not; the caller stops at the first that is not due.
 -- Locks nothing: a row that another host runs would be waited for. Taking the rows is guarded by their state.
+-- In two steps, so that dead rows are not walked through in the order of their keys.
+WITH pending AS MATERIALIZED (
+  SELECT id FROM hapax_parked
+  WHERE consumer = :consumer AND state BETWEEN 1 AND 3 AND slot BETWEEN :first_slot AND :last_slot
+), oldest AS MATERIALIZED (SELECT id FROM pending ORDER BY id LIMIT :limit)
 SELECT id, consumer, message_id, state, phase, generation, due_at, slot, attempts, handler_attempts, crashes, compensations, run_token, incarnation, taken_at, reason, code, error, module, body_digest, exchange, routing_key, properties, body, body_bytes, created_at, updated_at,
   CASE WHEN state <> 2 AND due_at <= @now THEN 1 ELSE 0 END AS is_due
-FROM hapax_parked
-WHERE consumer = :consumer AND slot BETWEEN :first_slot AND :last_slot AND state IN (1, 2, 3)
-ORDER BY id LIMIT :limit
+FROM hapax_parked WHERE id = ANY(ARRAY(SELECT id FROM oldest)) AND state BETWEEN 1 AND 3
+ORDER BY id
 
 -- name: due_suspect
 SELECT id, consumer, message_id, state, phase, generation, due_at, slot, attempts, handler_attempts, crashes, compensations, run_token, incarnation, taken_at, reason, code, error, module, body_digest, exchange, routing_key, properties, body, body_bytes, created_at, updated_at FROM hapax_parked
@@ -88,15 +92,21 @@ UPDATE hapax_parked AS p
 SET state = r.state, phase = r.phase, generation = r.generation, due_at = @now + r.delay, attempts = r.attempts, handler_attempts = r.handler_attempts, crashes = r.crashes, compensations = r.compensations, reason = r.reason, code = r.code, error = r.error, module = COALESCE(r.module, p.module), run_token = NULL, incarnation = NULL, taken_at = NULL, updated_at = @now
 FROM unnest(:row_id::bytea[], :run_token::bytea[], :state::bigint[], :phase::bigint[], :generation::bigint[], :delay::bigint[], :attempts::bigint[], :handler_attempts::bigint[], :crashes::bigint[], :compensations::bigint[], :reason::text[], :code::text[], :error::text[], :module::bytea[])
   AS r (row_id, token, state, phase, generation, delay, attempts, handler_attempts, crashes, compensations, reason, code, error, module)
-WHERE p.id = r.row_id AND p.run_token = r.token AND p.state = 2
+-- The same keys once more, so that the rows are found by them whatever the planner thinks of the function above.
+WHERE p.id = ANY(:row_id::bytea[]) AND p.id = r.row_id AND p.run_token = r.token AND p.state = 2
 
 -- name: parked_delete
 DELETE FROM hapax_parked WHERE id = ANY(:row_id::bytea[]) AND run_token = :run_token AND state = 2
 
+-- name: taken
+-- Locks nothing: rows that other lanes run are not waited for.
+SELECT id FROM hapax_parked
+WHERE consumer = :consumer AND state = 2 AND run_token = :run_token AND incarnation = :incarnation
+
 -- name: give_back
 -- The host that took them is alive and says so: not a crash.
 UPDATE hapax_parked SET state = CASE phase WHEN 3 THEN 3 ELSE 1 END, due_at = @now + :delay, run_token = NULL, incarnation = NULL, taken_at = NULL, updated_at = @now
-WHERE consumer = :consumer AND run_token = :run_token AND incarnation = :incarnation AND state = 2
+WHERE id = ANY(:row_id::bytea[]) AND run_token = :run_token AND state = 2
 
 -- name: orphans
 -- Rows that a live transaction works on are locked and skipped.
@@ -108,8 +118,10 @@ ORDER BY id LIMIT :limit FOR UPDATE SKIP LOCKED
 SELECT state, COUNT(*) AS n FROM hapax_parked WHERE consumer = :consumer GROUP BY state
 
 -- name: slots_blocked
+-- In the order of the index, or the planner would rather read the table until it finds one.
 SELECT 1 AS blocked FROM hapax_parked
-WHERE consumer = :consumer AND slot BETWEEN :first_slot AND :last_slot AND state IN (1, 2, 3) LIMIT 1
+WHERE consumer = :consumer AND state BETWEEN 1 AND 3 AND slot BETWEEN :first_slot AND :last_slot
+ORDER BY consumer, state, slot LIMIT 1
 
 -- name: outbox_add
 INSERT INTO hapax_outbox (id, consumer, message_id, parked_id, exchange, routing_key, properties, body, state, attempts, next_at, created_at)

@@ -58,8 +58,8 @@ ORDER BY due_at, id LIMIT :limit
 -- For blocking retry: everything pending, oldest first, due or not; the caller stops at the first that is not due.
 SELECT id, consumer, message_id, state, phase, generation, due_at, slot, attempts, handler_attempts, crashes, compensations, run_token, incarnation, taken_at, reason, code, error, module, body_digest, exchange, routing_key, properties, body, body_bytes, created_at, updated_at,
   CASE WHEN state <> 2 AND due_at <= @now THEN 1 ELSE 0 END AS is_due
-FROM hapax_parked
-WHERE consumer = :consumer AND slot BETWEEN :first_slot AND :last_slot AND state IN (1, 2, 3)
+FROM hapax_parked INDEXED BY hapax_parked_state
+WHERE consumer = :consumer AND slot BETWEEN :first_slot AND :last_slot AND state BETWEEN 1 AND 3
 ORDER BY id LIMIT :limit
 
 -- name: due_suspect
@@ -85,10 +85,15 @@ FROM r WHERE p.id = r.row_id AND p.run_token = r.token AND p.state = 2
 -- name: parked_delete
 DELETE FROM hapax_parked WHERE id IN ({:row_id}) AND run_token = :run_token AND state = 2
 
+-- name: taken
+-- Locks nothing: rows that other lanes run are not waited for.
+SELECT id FROM hapax_parked
+WHERE consumer = :consumer AND state = 2 AND run_token = :run_token AND incarnation = :incarnation
+
 -- name: give_back
 -- The host that took them is alive and says so: not a crash.
 UPDATE hapax_parked SET state = CASE phase WHEN 3 THEN 3 ELSE 1 END, due_at = @now + :delay, run_token = NULL, incarnation = NULL, taken_at = NULL, updated_at = @now
-WHERE consumer = :consumer AND run_token = :run_token AND incarnation = :incarnation AND state = 2
+WHERE id IN ({:row_id}) AND run_token = :run_token AND state = 2
 
 -- name: orphans
 -- One process per file: nobody else can be working on them.
@@ -100,8 +105,8 @@ ORDER BY id LIMIT :limit
 SELECT state, COUNT(*) AS n FROM hapax_parked WHERE consumer = :consumer GROUP BY state
 
 -- name: slots_blocked
-SELECT 1 AS blocked FROM hapax_parked
-WHERE consumer = :consumer AND slot BETWEEN :first_slot AND :last_slot AND state IN (1, 2, 3) LIMIT 1
+SELECT 1 AS blocked FROM hapax_parked INDEXED BY hapax_parked_state
+WHERE consumer = :consumer AND slot BETWEEN :first_slot AND :last_slot AND state BETWEEN 1 AND 3 LIMIT 1
 
 -- name: outbox_add
 INSERT INTO hapax_outbox (id, consumer, message_id, parked_id, exchange, routing_key, properties, body, state, attempts, next_at, created_at)
