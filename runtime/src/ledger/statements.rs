@@ -5,7 +5,7 @@
 //! - `{ … }` on MySQL and SQLite is repeated for each row of the columns named in it, joined by a comma, or by what
 //!   follows a `|` in it: `{SELECT :id AS id | UNION ALL }`;
 //! - `@now` is the server's clock at the start of the statement, in milliseconds since the Unix epoch;
-//! - every `hapax_` is qualified with the schema that the tables live in.
+//! - every `hapax_` is qualified with the schema that the tables live in, except for an index in a hint.
 
 use std::collections::HashMap;
 use std::sync::{Arc, RwLock};
@@ -395,9 +395,25 @@ fn sections(source: &str, dialect: Dialect, schema: &str) -> HashMap<String, Str
         .map(|(name, body)| {
             let sql: Vec<&str> = body.lines().map(str::trim).filter(|line| !line.starts_with("--")).collect();
             let sql = sql.join(" ").trim().replace("@now", now(dialect));
-            (name.trim().to_owned(), sql.replace("hapax_", &format!("{schema}.hapax_")))
+            (name.trim().to_owned(), qualify(&sql, schema))
         })
         .collect()
+}
+
+/// Says in which schema each table is. Names of indexes, in hints, stay as they are.
+fn qualify(sql: &str, schema: &str) -> String {
+    let mut qualified = String::with_capacity(sql.len() + 64);
+    for (n, part) in sql.split("hapax_").enumerate() {
+        if n > 0 {
+            if !qualified.ends_with("INDEX (") && !qualified.ends_with("INDEXED BY ") {
+                qualified.push_str(schema);
+                qualified.push('.');
+            }
+            qualified.push_str("hapax_");
+        }
+        qualified.push_str(part);
+    }
+    qualified
 }
 
 #[cfg(test)]
@@ -413,6 +429,14 @@ mod tests {
             wanted.sort();
             assert_eq!(found, wanted, "{dialect:?}");
         }
+    }
+
+    #[test]
+    fn tables_are_qualified_and_indexes_are_not() {
+        let sql = "SELECT 1 FROM hapax_a AS a FORCE INDEX (hapax_i), hapax_b INDEXED BY hapax_i WHERE hapax_a.id = 1";
+        let qualified =
+            "SELECT 1 FROM s.hapax_a AS a FORCE INDEX (hapax_i), s.hapax_b INDEXED BY hapax_i WHERE s.hapax_a.id = 1";
+        assert_eq!(qualify(sql, "s"), qualified);
     }
 
     #[test]

@@ -15,11 +15,7 @@ fn moving(name: &str, from: Place, to: Place) -> InboxMove {
 
 /// What names the module that brought a row where it is.
 async fn module(subject: &Subject, name: &str) -> TestResult<Value> {
-    let hex: String = name.bytes().map(|byte| format!("{byte:02x}")).collect();
-    let literal = match subject.dialect() {
-        hapax::ledger::database::Dialect::Postgres => format!("'\\x{hex}'::bytea"),
-        _ => format!("x'{hex}'"),
-    };
+    let literal = subject.literal(name.as_bytes());
     let found = subject.sql(&format!("SELECT module FROM hapax_inbox WHERE message_id = {literal}")).await?;
     Ok(found.rows[0][0].clone())
 }

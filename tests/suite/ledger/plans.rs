@@ -154,7 +154,7 @@ fn path(statements: &Statements) -> Vec<(&'static str, &Statement, Args)> {
         ("give_back", &statements.give_back, ids().one("run_token", token.clone()).one("delay", 0)),
         ("orphans", &statements.orphans, of().one("age", 60_000).one("limit", 100)),
         ("chunks", &statements.chunks, Args::new().one("parked_id", token.clone())),
-        ("chunks_delete", &statements.chunks_delete, Args::new().blobs("parked_id", keys_of(rows()))),
+        ("chunks_delete", &statements.chunks_delete, Args::new().blobs("parked_id", keys_of(rows().take(2)))),
         ("outbox_due", &statements.outbox_due, Args::new().one("limit", 256)),
         ("outbox_hold", &statements.outbox_hold, ids().one("grace", 1000)),
         ("outbox_done", &statements.outbox_done, ids()),

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hapax::ledger::database::{DbError, Dialect};
+use hapax::ledger::database::DbError;
 use hapax::ledger::inbox::Status;
 use hapax::ledger::parked::{
     CHUNK_BYTES, Carried, Incarnation, NewParked, ParkedId, ParkedMove, ParkedRow, Phase, RunToken, State, Take, Which,
@@ -75,10 +75,7 @@ pub(crate) async fn rows_are_taken_first_due_first_up_to_the_limit(subject: Subj
         let row = subject.row(*id).await?;
         let digits = String::from_utf8(row.message.body.to_vec())?;
         assert_eq!(digits, minutes.to_string());
-        let literal = match subject.dialect() {
-            Dialect::Postgres => format!("'\\x3{digits}'::bytea"),
-            _ => format!("x'3{digits}'"),
-        };
+        let literal = subject.literal(digits.as_bytes());
         let sql = format!("UPDATE hapax_parked SET due_at = due_at - {minutes} * 60000 WHERE body = {literal}");
         subject.sql(&sql).await?;
     }
@@ -137,11 +134,12 @@ pub(crate) async fn a_row_that_somebody_has_locked_is_passed_over(subject: Subje
     if !subject.features().concurrent_writers {
         return Ok(());
     }
-    subject.retry(in_slot("locked", 1), NOW).await?;
+    let locked = subject.retry(in_slot("locked", 1), NOW).await?;
     let free = subject.retry(in_slot("free", 2), NOW).await?;
     let mut holder = subject.lane().await?;
     holder.begin().await?;
-    holder.query("SELECT id FROM hapax_parked WHERE slot = 1 FOR UPDATE", &[], RowLimits::NONE).await?;
+    let sql = format!("SELECT id FROM hapax_parked WHERE id = {} FOR UPDATE", subject.literal(&locked.0));
+    assert_eq!(holder.query(&sql, &[], RowLimits::NONE).await?.rows.len(), 1);
     let mut lane = subject.impatient_lane().await?;
     let (_, rows) = subject.ledger.take_due(lane.as_mut(), &everything(Which::Innocent)).await?;
     assert_eq!(keys(&rows), [free]);

@@ -122,15 +122,26 @@ impl Subject {
         self.sql(&format!("UPDATE {table} SET {column} = {column} - {}", by.as_millis())).await.map(drop)
     }
 
+    /// Bytes in the SQL of this database.
+    pub(crate) fn literal(&self, bytes: &[u8]) -> String {
+        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        match self.dialect() {
+            Dialect::Postgres => format!("'\\x{hex}'::bytea"),
+            Dialect::MySql | Dialect::Sqlite => format!("x'{hex}'"),
+        }
+    }
+
     /// Claims in a transaction of its own. Where the server cannot tell what went in, a lost race is run again, as
-    /// lanes do.
+    /// lanes do; and since it was rolled back, two that waited for it may meet in a deadlock, and run again too.
     pub(crate) async fn claim(&self, claims: &[Claim]) -> Result<Vec<Claimed>, DbError> {
         let mut lane = self.lane().await?;
         loop {
             lane.begin().await?;
             match self.ledger.claim(lane.as_mut(), CONSUMER, claims).await {
                 Ok(found) => return lane.commit().await.map(|()| found),
-                Err(error) if lost_a_race(&error) && !self.features().insert_returning => lane.rollback().await?,
+                Err(error) if error.kind == DbErrorKind::Contention && !self.features().insert_returning => {
+                    lane.rollback().await?;
+                }
                 Err(error) => return Err(error),
             }
         }
