@@ -28,6 +28,7 @@
 pub mod admin;
 mod guard;
 pub mod proc;
+pub mod proxy;
 mod result;
 pub mod servers;
 mod tree;

@@ -30,6 +30,18 @@ pub struct Home {
     account: Option<Account>,
 }
 
+/// A program that this machine lacks.
+#[derive(Debug)]
+pub(super) struct NotInstalled(&'static str);
+
+impl std::fmt::Display for NotInstalled {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "there is no program `{}`", self.0)
+    }
+}
+
+impl std::error::Error for NotInstalled {}
+
 /// A system user to run as.
 struct Account {
     uid: u32,
@@ -143,9 +155,13 @@ pub(super) fn free_port() -> Result<u16> {
 }
 
 /// Finds a program on the PATH, in the folders for servers, or in `more`.
-pub(super) fn find_program(name: &str, more: &[PathBuf]) -> Option<PathBuf> {
+///
+/// # Errors
+/// [`NotInstalled`], if it is nowhere.
+pub(super) fn find_program(name: &'static str, more: &[PathBuf]) -> Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let usual = ["/usr/local/sbin", "/usr/sbin", "/sbin", "/opt/homebrew/sbin", "/opt/homebrew/bin"].map(PathBuf::from);
     let folders = more.iter().cloned().chain(std::env::split_paths(&path)).chain(usual);
-    folders.map(|folder| folder.join(name)).find(|program| program.is_file())
+    let found = folders.map(|folder| folder.join(name)).find(|program| program.is_file());
+    found.ok_or_else(|| NotInstalled(name).into())
 }

@@ -34,7 +34,7 @@ impl Kind for MariaDbKind {
     const CRASH: &'static str = "KILL";
 
     fn prepare(home: &Home) -> Result<Self> {
-        let install = find_program("mariadb-install-db", &[]).context("there is no program `mariadb-install-db`")?;
+        let install = find_program("mariadb-install-db", &[])?;
         let data = home.make_folder("data")?;
         let run = home.make_folder("run")?;
         let tmp = home.make_folder("tmp")?;
@@ -48,7 +48,7 @@ impl Kind for MariaDbKind {
     }
 
     fn command(&self, home: &Home) -> Result<Command> {
-        let program = find_program("mariadbd", &[]).context("there is no program `mariadbd`")?;
+        let program = find_program("mariadbd", &[])?;
         let pid_file = self.pid_file.as_ref().context("a user's own server has no files here")?;
         let port = self.url.port().context("the URL lost its port")?;
         let mut command = home.command(&program);

@@ -88,7 +88,7 @@ impl Postgres {
 }
 
 /// Debian keeps the server's programs off the PATH, in a folder per major version: the newest one is taken.
-fn program(name: &str) -> Result<PathBuf> {
+fn program(name: &'static str) -> Result<PathBuf> {
     let mut folders: Vec<PathBuf> = std::fs::read_dir("/usr/lib/postgresql")
         .into_iter()
         .flatten()
@@ -97,7 +97,7 @@ fn program(name: &str) -> Result<PathBuf> {
         .filter(|folder| folder.join("postgres").is_file())
         .collect();
     folders.sort_by_key(|folder| std::cmp::Reverse(major(folder)));
-    find_program(name, &folders).with_context(|| format!("there is no program `{name}`"))
+    find_program(name, &folders)
 }
 
 /// 15 for /usr/lib/postgresql/15/bin.

@@ -54,7 +54,7 @@ impl Kind for RabbitKind {
         program("rabbitmq-server")?;
         let (port, management_port, epmd_port) = (free_port()?, free_port()?, free_port()?);
         write_files(home, port, management_port)?;
-        let epmd = find_program("epmd", &[]).context("there is no program `epmd`, which comes with Erlang")?;
+        let epmd = find_program("epmd", &[])?;
         let mut command = home.command(&epmd);
         command.args(["-address", "127.0.0.1", "-port", &epmd_port.to_string()]);
         let epmd = home.spawn("epmd", command)?;
@@ -169,9 +169,9 @@ impl Rabbit {
 }
 
 /// Debian's programs on the PATH go through `su` to the system's own node; these are the ones they call.
-fn program(name: &str) -> Result<PathBuf> {
+fn program(name: &'static str) -> Result<PathBuf> {
     let folder = PathBuf::from("/usr/lib/rabbitmq/bin");
-    find_program(name, &[folder]).with_context(|| format!("there is no program `{name}`"))
+    find_program(name, &[folder])
 }
 
 fn write_files(home: &Home, port: u16, management_port: u16) -> Result<()> {

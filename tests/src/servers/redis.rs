@@ -49,7 +49,7 @@ impl Kind for RedisKind {
     }
 
     fn command(&self, home: &Home) -> Result<Command> {
-        let program = find_program("redis-server", &[]).context("there is no program `redis-server`")?;
+        let program = find_program("redis-server", &[])?;
         let port = self.url.port().context("the URL lost its port")?;
         let mut command = home.command(&program);
         command.args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--databases", &DATABASES.to_string()]);

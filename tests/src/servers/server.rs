@@ -1,6 +1,7 @@
 //! What the four servers have in common: start, readiness, crash, restart, end.
 
 use std::future::Future;
+use std::io::Write as _;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,7 +10,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use rustix::process::Signal;
 use url::Url;
 
-use super::home::Home;
+use super::home::{Home, NotInstalled};
 use crate::proc::{Process, describe};
 
 /// Longest wait for a server to answer. RabbitMQ takes 6 s on two idle cores, and tests share theirs.
@@ -72,14 +73,35 @@ pub struct Server<K: Kind> {
 }
 
 impl<K: Kind> Server<K> {
-    /// Starts a private server, or connects to the user's own where its variable is set.
+    /// The user's own server where its variable names one, else a private one. For what leaves a user's server as it
+    /// was: see [`shared`](super::shared).
     ///
     /// # Errors
     /// When it does not start or answer in time: with the end of its log and the package to install.
-    pub async fn start() -> Result<Self> {
-        match std::env::var(K::VARIABLE) {
-            Ok(url) if !url.is_empty() => Self::connect(&url).await,
-            _ => Self::start_private().await,
+    pub(super) async fn given_or_private() -> Result<Self> {
+        match given::<K>() {
+            Some(url) => Self::connect(&url).await,
+            None => Self::start().await,
+        }
+    }
+
+    /// A private server for a test that kills, freezes or reconfigures it, whatever the variable says.
+    ///
+    /// None where its program is not installed because the user named a server instead: the test is then to be left
+    /// out, which standard error says. In CI that is an error, for there nothing may be left out.
+    ///
+    /// # Errors
+    /// When it does not start or answer in time.
+    pub async fn private() -> Result<Option<Self>> {
+        match Self::start().await {
+            Err(error) if given::<K>().is_some() && std::env::var_os("CI").is_none() && is_not_installed(&error) => {
+                let test = std::thread::current().name().unwrap_or("a test").to_owned();
+                // Past the capture of test output.
+                let _ =
+                    writeln!(std::io::stderr(), "LEFT OUT: {test} needs a {} of its own to break: {error:#}", K::NAME);
+                Ok(None)
+            }
+            started => started.map(Some),
         }
     }
 
@@ -96,7 +118,11 @@ impl<K: Kind> Server<K> {
         Ok(Self { process: None, kind, home: None, version, started_in: begin.elapsed() })
     }
 
-    async fn start_private() -> Result<Self> {
+    /// Starts a private server.
+    ///
+    /// # Errors
+    /// When it does not start or answer in time: with the end of its log and the package to install.
+    pub async fn start() -> Result<Self> {
         for _ in 1..PORT_ATTEMPTS {
             match Self::try_start_private().await {
                 Err(error) if port_was_taken(&error) => {}
@@ -271,6 +297,16 @@ fn not_ours<K: Kind>() -> String {
         K::VARIABLE,
         K::VARIABLE
     )
+}
+
+/// The user's own server, if its variable names one.
+fn given<K: Kind>() -> Option<String> {
+    std::env::var(K::VARIABLE).ok().filter(|url| !url.is_empty())
+}
+
+/// Did the start fail because there is no program to start?
+fn is_not_installed(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| cause.is::<NotInstalled>())
 }
 
 /// Did the start fail because a port had been taken since it was found free?

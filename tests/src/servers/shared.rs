@@ -69,7 +69,7 @@ impl Shared {
 
 async fn get<K: Kind>(cell: &'static Cell<K>) -> Result<&'static Server<K>> {
     let started = cell.get_or_init(async || {
-        let server = Server::<K>::start().await.map_err(|error| format!("{error:?}"))?;
+        let server = Server::<K>::given_or_private().await.map_err(|error| format!("{error:?}"))?;
         // Past the capture of test output: every run shows which versions it ran against.
         let _ = writeln!(std::io::stderr(), "tested against {}", server.describe());
         Ok(server)

@@ -1,6 +1,7 @@
 //! End to end: the real binary, real servers (or files), messages in, effects out.
 
 mod classic;
+mod commit;
 mod dead;
 mod holes;
 mod hosts;
@@ -8,6 +9,7 @@ mod input;
 mod languages;
 mod outbox;
 mod path;
+mod pressure;
 mod redrive;
 mod suspects;
 mod world;

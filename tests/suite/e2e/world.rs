@@ -25,6 +25,13 @@ pub(crate) const QUEUE: &str = "work";
 /// The queue that copies of its dead letters go to.
 pub(crate) const DEAD_QUEUE: &str = "work.dead";
 
+/// How a scenario's own connections to the database behave.
+pub(crate) const SESSION: SessionSettings = SessionSettings {
+    lock_timeout: Duration::from_secs(10),
+    statement_timeout: Duration::from_secs(30),
+    idle_in_transaction: Duration::from_secs(60),
+};
+
 /// Which servers a scenario runs on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stage {
@@ -53,12 +60,20 @@ pub(crate) struct Consumer {
     lines: Vec<String>,
     top: String,
     lock_url: Option<String>,
+    database_url: Option<String>,
     more: String,
 }
 
 impl Default for Consumer {
     fn default() -> Self {
-        Self { guest: "chaos", lines: Vec::new(), top: String::new(), lock_url: None, more: String::new() }
+        Self {
+            guest: "chaos",
+            lines: Vec::new(),
+            top: String::new(),
+            lock_url: None,
+            database_url: None,
+            more: String::new(),
+        }
     }
 }
 
@@ -84,6 +99,12 @@ impl Consumer {
     /// Another lock server than the world's.
     pub(crate) fn lock(mut self, url: &str) -> Self {
         self.lock_url = Some(url.to_owned());
+        self
+    }
+
+    /// Another way to the world's database.
+    pub(crate) fn database(mut self, url: &str) -> Self {
+        self.database_url = Some(url.to_owned());
         self
     }
 
@@ -131,12 +152,7 @@ impl World {
             Stage::Postgres => shared().postgres().await?.fresh_database("e2e").await?.url().to_owned(),
             Stage::Embedded => format!("sqlite://{}", file("shop.db")),
         };
-        let settings = SessionSettings {
-            lock_timeout: Duration::from_secs(10),
-            statement_timeout: Duration::from_secs(30),
-            idle_in_transaction: Duration::from_secs(60),
-        };
-        let database = database::open(&database_url, settings)?;
+        let database = database::open(&database_url, SESSION)?;
         let world = Self { stage, directory, vhost, broker_url, lock_url, database_url, database };
         for (name, columns) in TABLES {
             world.execute(&format!("CREATE TABLE {name} ({columns})")).await?;
@@ -152,6 +168,11 @@ impl World {
     /// The virtual host, on stages that have one.
     pub(crate) fn vhost(&self) -> &Vhost {
         self.vhost.as_ref().unwrap_or_else(|| panic!("{:?} has no RabbitMQ", self.stage))
+    }
+
+    /// The database's URL.
+    pub(crate) fn database_url(&self) -> &str {
+        &self.database_url
     }
 
     /// A connection to the lock server, on stages that have one.
@@ -212,7 +233,7 @@ impl World {
             cache()?.display().to_string(),
             self.broker_url,
             consumer.lock_url.as_ref().unwrap_or(&self.lock_url),
-            self.database_url,
+            consumer.database_url.as_ref().unwrap_or(&self.database_url),
         )?;
         for (key, value) in keys {
             writeln!(text, "{key} = {value}")?;

@@ -19,10 +19,7 @@ async fn redis_get(url: &str, key: &str) -> Result<Option<String>> {
 
 #[tokio::test]
 async fn redis_comes_back_empty_after_a_crash() -> TestResult {
-    let mut server = Redis::start().await?;
-    if !server.is_private() {
-        return crate::not_tested(&server.describe());
-    }
+    let Some(mut server) = Redis::private().await? else { return Ok(()) };
     let url = server.fresh_database().await?.url().to_owned();
     let mut connection = redis::Client::open(url.as_str())?.get_multiplexed_async_connection().await?;
     let () = redis::cmd("SET").arg("lock").arg("held").query_async(&mut connection).await?;
@@ -41,10 +38,7 @@ async fn redis_comes_back_empty_after_a_crash() -> TestResult {
 
 #[tokio::test]
 async fn postgres_keeps_what_was_committed_through_a_crash_and_a_stop() -> TestResult {
-    let mut server = Postgres::start().await?;
-    if !server.is_private() {
-        return crate::not_tested(&server.describe());
-    }
+    let Some(mut server) = Postgres::private().await? else { return Ok(()) };
     let url = server.create_database("shop").await?;
     let mut open = PgConnection::connect(&url).await?;
     sqlx::raw_sql("CREATE TABLE t (n int); INSERT INTO t VALUES (1)").execute(&mut open).await?;
@@ -71,10 +65,7 @@ async fn postgres_keeps_what_was_committed_through_a_crash_and_a_stop() -> TestR
 
 #[tokio::test]
 async fn mariadb_keeps_what_was_committed_through_a_crash_and_a_stop() -> TestResult {
-    let mut server = MariaDb::start().await?;
-    if !server.is_private() {
-        return crate::not_tested(&server.describe());
-    }
+    let Some(mut server) = MariaDb::private().await? else { return Ok(()) };
     let url = server.create_database("shop").await?;
     let mut open = MySqlConnection::connect(&url).await?;
     sqlx::raw_sql("CREATE TABLE t (n int, name text)").execute(&mut open).await?;
@@ -102,10 +93,7 @@ async fn mariadb_keeps_what_was_committed_through_a_crash_and_a_stop() -> TestRe
 
 #[tokio::test]
 async fn a_frozen_database_answers_nothing_until_it_goes_on() -> TestResult {
-    let mut server = Postgres::start().await?;
-    if !server.is_private() {
-        return crate::not_tested(&server.describe());
-    }
+    let Some(mut server) = Postgres::private().await? else { return Ok(()) };
     let mut connection = PgConnection::connect(server.url()).await?;
     server.sigstop()?;
     let mut question = Box::pin(sqlx::query_scalar::<_, i32>("SELECT 42").fetch_one(&mut connection));
@@ -114,10 +102,7 @@ async fn a_frozen_database_answers_nothing_until_it_goes_on() -> TestResult {
     server.sigcont()?;
     assert_eq!(tokio::time::timeout(SOON, question).await??, 42);
 
-    let mut server = Redis::start().await?;
-    if !server.is_private() {
-        return crate::not_tested(&server.describe());
-    }
+    let Some(mut server) = Redis::private().await? else { return Ok(()) };
     server.sigstop()?;
     assert!(tokio::time::timeout(Duration::from_millis(500), redis_get(server.url(), "key")).await.is_err());
     server.sigcont()?;
@@ -127,7 +112,7 @@ async fn a_frozen_database_answers_nothing_until_it_goes_on() -> TestResult {
 
 #[tokio::test]
 async fn a_dropped_server_leaves_neither_processes_nor_files() -> TestResult {
-    let server = Postgres::start().await?;
+    let Some(server) = Postgres::private().await? else { return Ok(()) };
     let Some(directory) = server.directory().map(std::path::Path::to_owned) else {
         return crate::not_tested(&server.describe());
     };
@@ -145,7 +130,7 @@ async fn a_dropped_server_leaves_neither_processes_nor_files() -> TestResult {
 
 #[tokio::test]
 async fn a_users_own_server_is_used_but_never_killed() -> TestResult {
-    let ours = Redis::start().await?;
+    let Some(ours) = Redis::private().await? else { return Ok(()) };
     let mut theirs = Redis::connect(ours.url()).await?;
     assert!(theirs.describe().contains("yours"), "{}", theirs.describe());
     for _ in 0..20 {

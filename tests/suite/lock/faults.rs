@@ -73,7 +73,7 @@ async fn wait_for_recovery(lock: &dyn Lock) {
 
 #[tokio::test]
 async fn a_server_that_was_never_there_fails_fast_and_is_found_when_it_comes() -> TestResult {
-    let mut server = Redis::start().await?;
+    let Some(mut server) = Redis::private().await? else { return Ok(()) };
     server.kill9().await?;
     let lock = lock(server.url());
     let (error, took) = refused(&*lock).await;
@@ -86,7 +86,7 @@ async fn a_server_that_was_never_there_fails_fast_and_is_found_when_it_comes() -
 
 #[tokio::test]
 async fn a_killed_server_fails_every_call_at_once_and_works_again_after_its_restart() -> TestResult {
-    let mut server = Redis::start().await?;
+    let Some(mut server) = Redis::private().await? else { return Ok(()) };
     let lock = working_lock(&server).await;
     let held = take(&*lock, "held", LONG).await;
     server.kill9().await?;
@@ -110,7 +110,7 @@ async fn a_killed_server_fails_every_call_at_once_and_works_again_after_its_rest
 
 #[tokio::test]
 async fn a_frozen_server_costs_one_response_timeout_and_what_it_took_late_is_released() -> TestResult {
-    let mut server = Redis::start().await?;
+    let Some(mut server) = Redis::private().await? else { return Ok(()) };
     let lock = working_lock(&server).await;
     server.sigstop()?;
     let started = Instant::now();
@@ -131,7 +131,7 @@ async fn a_frozen_server_costs_one_response_timeout_and_what_it_took_late_is_rel
 
 #[tokio::test]
 async fn callers_at_once_all_end_within_the_response_timeout() -> TestResult {
-    let mut server = Redis::start().await?;
+    let Some(mut server) = Redis::private().await? else { return Ok(()) };
     let lock = working_lock(&server).await;
     server.sigstop()?;
     let started = Instant::now();
@@ -151,7 +151,7 @@ async fn callers_at_once_all_end_within_the_response_timeout() -> TestResult {
 
 #[tokio::test]
 async fn a_paused_server_is_down_until_the_pause_ends() -> TestResult {
-    let server = Redis::start().await?;
+    let Some(server) = Redis::private().await? else { return Ok(()) };
     let lock = working_lock(&server).await;
     operator(&server, "CLIENT PAUSE 1500 ALL").await?;
     let (error, took) = refused(&*lock).await;
@@ -163,7 +163,7 @@ async fn a_paused_server_is_down_until_the_pause_ends() -> TestResult {
 
 #[tokio::test]
 async fn an_emptied_server_has_lost_the_locks_and_goes_on() -> TestResult {
-    let server = Redis::start().await?;
+    let Some(server) = Redis::private().await? else { return Ok(()) };
     let lock = working_lock(&server).await;
     let leases = Leases::start(lock.clone(), Duration::from_millis(600));
     let held = take(&*lock, "a", LONG).await;
@@ -179,7 +179,7 @@ async fn an_emptied_server_has_lost_the_locks_and_goes_on() -> TestResult {
 
 #[tokio::test]
 async fn a_full_server_is_explained_and_serves_again_as_soon_as_there_is_room() -> TestResult {
-    let server = Redis::start().await?;
+    let Some(server) = Redis::private().await? else { return Ok(()) };
     let lock = working_lock(&server).await;
     let held = take(&*lock, "held", LONG).await;
     operator(&server, "CONFIG SET maxmemory-policy noeviction").await?;
@@ -194,7 +194,7 @@ async fn a_full_server_is_explained_and_serves_again_as_soon_as_there_is_room() 
 
 #[tokio::test]
 async fn a_replica_is_explained_and_its_promotion_is_noticed() -> TestResult {
-    let server = Redis::start().await?;
+    let Some(server) = Redis::private().await? else { return Ok(()) };
     let lock = working_lock(&server).await;
     operator(&server, "REPLICAOF 127.0.0.1 1").await?;
     let (error, _) = refused(&*lock).await;
@@ -206,7 +206,7 @@ async fn a_replica_is_explained_and_its_promotion_is_noticed() -> TestResult {
 
 #[tokio::test]
 async fn logins_work_with_the_rights_that_we_name_and_wrong_ones_are_explained_without_the_password() -> TestResult {
-    let server = Redis::start().await?;
+    let Some(server) = Redis::private().await? else { return Ok(()) };
     let rights = "~hapax:* +evalsha +eval +set +pttl +get +pexpire +del +select";
     operator(&server, &format!("ACL SETUSER shop on >s3cr%t {rights}")).await?;
     operator(&server, "ACL SETUSER reader on >s3cr%t ~hapax:* +get").await?;
@@ -232,7 +232,7 @@ async fn logins_work_with_the_rights_that_we_name_and_wrong_ones_are_explained_w
 
 #[tokio::test]
 async fn a_missing_password_is_explained() -> TestResult {
-    let server = Redis::start().await?;
+    let Some(server) = Redis::private().await? else { return Ok(()) };
     operator(&server, "CONFIG SET requirepass s3cret").await?;
     let (error, _) = refused(&*lock(server.url())).await;
     assert!(error.reason.contains("NOAUTH") && error.reason.contains("wants a password"), "{error}");
@@ -242,7 +242,7 @@ async fn a_missing_password_is_explained() -> TestResult {
 
 #[tokio::test]
 async fn a_socket_in_the_file_system_serves_too() -> TestResult {
-    let server = Redis::start().await?;
+    let Some(server) = Redis::private().await? else { return Ok(()) };
     let directory = tempfile::tempdir()?;
     let path = directory.path().join("redis.sock");
     let listener = UnixListener::bind(&path)?;
@@ -259,7 +259,7 @@ async fn a_socket_in_the_file_system_serves_too() -> TestResult {
 
 #[tokio::test]
 async fn tls_to_a_server_without_it_fails_in_time() -> TestResult {
-    let server = Redis::start().await?;
+    let Some(server) = Redis::private().await? else { return Ok(()) };
     let lock = lock(&server.url().replacen("redis:", "rediss:", 1));
     let (error, took) = refused(&*lock).await;
     assert!(took < RESPONSE + SLACK, "{took:?}");
@@ -273,7 +273,7 @@ async fn tls_to_a_server_without_it_fails_in_time() -> TestResult {
 
 #[tokio::test]
 async fn a_key_of_another_kind_or_without_an_end_is_somebody_elses() -> TestResult {
-    let server = Redis::start().await?;
+    let Some(server) = Redis::private().await? else { return Ok(()) };
     let lock = working_lock(&server).await;
     let ours = take(&*lock, "ours", LONG).await;
     operator(&server, "LPUSH list x").await?;

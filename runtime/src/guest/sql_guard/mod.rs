@@ -42,6 +42,7 @@
 //!   else. `sql_mode` and `standard_conforming_strings` could only change values, never where a literal ends.
 //! - Types that a database does not bring along are granted like functions: a cast calls their input function.
 
+mod calls;
 mod expressions;
 mod functions;
 mod grammar;
@@ -49,6 +50,7 @@ mod lexer;
 mod names;
 mod operators;
 mod queries;
+mod sources;
 mod statements;
 mod types;
 mod write;

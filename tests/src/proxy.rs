@@ -1,0 +1,159 @@
+//! A TCP relay between a host and one of its servers, which loses what a test says.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context, Result};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::task::AbortOnDropHandle;
+use url::Url;
+
+/// Which part of an exchange is lost when a connection is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loss {
+    /// What the client sent never reaches the server.
+    Request,
+    /// The server gets it, does it and answers; the client never sees the answer.
+    Answer,
+}
+
+/// A connection is cut at `at`, once `after` has gone through it from client to server.
+#[derive(Debug, Clone)]
+struct Cut {
+    after: Vec<u8>,
+    at: Vec<u8>,
+    loss: Loss,
+}
+
+/// A relay on a loopback port of its own; it ends with this value, and its connections with it.
+pub struct Proxy {
+    address: SocketAddr,
+    armed: Arc<Mutex<Option<Cut>>>,
+    _relay: AbortOnDropHandle<()>,
+}
+
+impl Proxy {
+    /// Relays to the host and port of a server's URL.
+    ///
+    /// # Errors
+    /// When the URL has no host and port, or no loopback port is free.
+    pub async fn to(url: &str) -> Result<Self> {
+        let url = Url::parse(url)?;
+        let server = (
+            url.host_str().context("the server's URL has no host")?.to_owned(),
+            url.port().context("the server's URL has no port")?,
+        );
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let armed = Arc::new(Mutex::new(None));
+        let relay = tokio::spawn(accept(listener, server, armed.clone()));
+        Ok(Self { address, armed, _relay: AbortOnDropHandle::new(relay) })
+    }
+
+    /// The same URL, through this relay.
+    ///
+    /// # Errors
+    /// When it is no URL with a host and a port.
+    pub fn through(&self, url: &str) -> Result<String> {
+        let mut url = Url::parse(url)?;
+        url.set_host(Some(&self.address.ip().to_string())).context("the URL cannot have a host")?;
+        url.set_port(Some(self.address.port())).ok().context("the URL cannot have a port")?;
+        Ok(url.into())
+    }
+
+    /// Cuts one connection: the first through which the client sends `at`, having sent `after` earlier.
+    pub fn cut_once(&self, after: &str, at: &str, loss: Loss) {
+        let cut = Cut { after: after.into(), at: at.into(), loss };
+        *self.armed.lock().unwrap_or_else(PoisonError::into_inner) = Some(cut);
+    }
+
+    /// Whether the connection that was to be cut has been.
+    pub fn has_cut(&self) -> bool {
+        self.armed.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+    }
+}
+
+async fn accept(listener: TcpListener, server: (String, u16), armed: Arc<Mutex<Option<Cut>>>) {
+    let mut connections = tokio::task::JoinSet::new();
+    while let Ok((client, _)) = listener.accept().await {
+        let (server, armed) = (server.clone(), armed.clone());
+        connections.spawn(async move {
+            // Either side may go away at any time: that ends the other.
+            let _ = relay(client, server, armed).await;
+        });
+        while connections.try_join_next().is_some() {}
+    }
+}
+
+async fn relay(client: TcpStream, server: (String, u16), armed: Arc<Mutex<Option<Cut>>>) -> std::io::Result<()> {
+    let server = TcpStream::connect(server).await?;
+    client.set_nodelay(true)?;
+    server.set_nodelay(true)?;
+    let (from_client, to_client) = client.into_split();
+    let (from_server, to_server) = server.into_split();
+    let (withhold, withheld) = tokio::sync::watch::channel(false);
+    tokio::select! {
+        ended = requests(from_client, to_server, armed, withhold) => ended,
+        ended = answers(from_server, to_client, withheld) => ended,
+    }
+}
+
+/// Client to server. Returns, and so cuts, before a request that is to be lost.
+async fn requests(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    armed: Arc<Mutex<Option<Cut>>>,
+    withhold: tokio::sync::watch::Sender<bool>,
+) -> std::io::Result<()> {
+    let mut buffer = vec![0; 64 << 10];
+    // What was sent lately: what is looked for may come in two reads.
+    let mut seen = Vec::new();
+    let mut is_marked = false;
+    loop {
+        let length = from.read(&mut buffer).await?;
+        if length == 0 {
+            return Ok(());
+        }
+        seen.extend_from_slice(&buffer[..length]);
+        let cut = armed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(cut) = cut {
+            if !is_marked && let Some(end) = find(&seen, &cut.after) {
+                is_marked = true;
+                seen.drain(..end);
+            }
+            if is_marked && find(&seen, &cut.at).is_some() {
+                *armed.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                if cut.loss == Loss::Request {
+                    return Ok(());
+                }
+                withhold.send_replace(true);
+            }
+        }
+        let surplus = seen.len().saturating_sub(256);
+        seen.drain(..surplus);
+        to.write_all(&buffer[..length]).await?;
+    }
+}
+
+/// Server to client. Returns, and so cuts, at an answer that is to be lost.
+async fn answers(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    withheld: tokio::sync::watch::Receiver<bool>,
+) -> std::io::Result<()> {
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        let length = from.read(&mut buffer).await?;
+        if length == 0 || *withheld.borrow() {
+            return Ok(());
+        }
+        to.write_all(&buffer[..length]).await?;
+    }
+}
+
+/// Where the first occurrence ends.
+fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
+    bytes.windows(wanted.len()).position(|window| window == wanted).map(|at| at + wanted.len())
+}
