@@ -58,6 +58,7 @@ struct Parts {
     broker: Arc<dyn Broker>,
     lock: Arc<dyn Lock>,
     incarnation: Incarnation,
+    readiness: Readiness,
     suspects: Arc<RwLock<()>>,
     relays: Mutex<HashMap<String, Relay>>,
     relay_tasks: Mutex<JoinSet<()>>,
@@ -128,6 +129,7 @@ async fn parts(config: &Config, readiness: &Readiness, stop: &CancellationToken)
         broker,
         lock,
         incarnation: Incarnation::new(),
+        readiness: readiness.clone(),
         suspects: Arc::default(),
         relays: Mutex::default(),
         relay_tasks: Mutex::default(),
@@ -173,13 +175,15 @@ async fn run_consumer(
     stop: CancellationToken,
     drain: Duration,
 ) {
+    let infrastructure = parts.readiness.component(format_args!("servers of consumer {}", config.name));
     let Some((settings, leases)) = prepare(&parts, &config, &component, &stop).boxed().await else { return };
+    let signs = consumer::Signs { deliveries: component, infrastructure };
     let shared = settings.shared.clone();
     let metrics = Arc::new(ConsumerMetrics::new(&config.name));
     let watch = shared.modules.watch(move |swapped| {
         metrics.module_file_changed(if swapped.is_ok() { Swap::Swapped } else { Swap::Refused });
     });
-    consumer::run(settings, component, stop, drain).await;
+    consumer::run(settings, signs, stop, drain).await;
     drop(watch);
     drop(shared);
     if let Ok(leases) = Arc::try_unwrap(leases) {

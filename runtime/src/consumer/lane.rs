@@ -4,14 +4,16 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::ops::RangeInclusive;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::gate::{Gate, Health, Mood};
-use crate::ledger::database::DbError;
+use super::gate::Gate;
+use super::health::{Health, Mood, Probe};
+use super::taken::Taken;
+use crate::ledger::database::{DbError, DbErrorKind};
 use crate::ledger::parked::{ParkedRow, RunToken, Take, Which};
 use crate::pipeline::member::{Link, Member, Origin};
 use crate::pipeline::shared::Shared;
@@ -28,8 +30,11 @@ const MAX_ALARMS: usize = 10_000;
 /// How often a lane that blocking retry holds up looks whether it still is.
 const BLOCKED_LOOK: Duration = Duration::from_secs(1);
 
-/// Back-off between probes of a handler that keeps failing.
-const PROBE_EVERY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+/// How often a lane whose parked rows are never all done looks for suspects among them all the same.
+const SUSPECT_LOOK: Duration = Duration::from_secs(1);
+
+/// How long a lane waits for a suspect to end before it looks whether there are deliveries to run meanwhile.
+const QUARANTINE_WAIT: Duration = Duration::from_millis(100);
 
 /// What the lanes of a consumer have in common, besides [`Shared`].
 pub(super) struct Common {
@@ -43,6 +48,14 @@ pub(super) struct Common {
     pub(super) batch: usize,
     /// Deliveries are not begun while too much is parked or unpublished.
     pub(super) pressure: watch::Receiver<bool>,
+    /// The runs of parked rows that lanes are at.
+    pub(super) taken: Taken,
+}
+
+impl Common {
+    fn keeps_order(&self) -> bool {
+        self.shared.retry.mode == RetryMode::Blocking
+    }
 }
 
 /// One lane.
@@ -58,14 +71,14 @@ pub(super) struct Lane {
     waiting: Vec<(Instant, Member)>,
     /// Parked members that an infrastructure failure interrupted; still ours.
     held: Vec<Member>,
-    /// The run token of what this lane took last, to give back what it will not finish.
-    taken: Arc<Mutex<Option<RunToken>>>,
+    /// The run that they belong to.
+    run: Option<RunToken>,
     /// When something parked is, or may be, due: what this lane parked itself, and what the clock says.
     alarms: BinaryHeap<Reverse<Instant>>,
     /// Blocking retry: something that came earlier may be pending.
     blocked: bool,
     parked_turn: bool,
-    probe_delay: Duration,
+    looked_for_suspects: Instant,
 }
 
 /// What keeps suspects apart from everything else that is parked.
@@ -80,11 +93,10 @@ impl Lane {
         slots: RangeInclusive<u16>,
         deliveries: mpsc::UnboundedReceiver<Member>,
         due: watch::Receiver<Option<Instant>>,
-        taken: Arc<Mutex<Option<RunToken>>>,
     ) -> Self {
         Self {
             pipeline: Pipeline::new(common.shared.clone()),
-            blocked: common.shared.retry.mode == RetryMode::Blocking,
+            blocked: common.keeps_order(),
             common,
             slots,
             deliveries,
@@ -92,33 +104,35 @@ impl Lane {
             buffered: VecDeque::new(),
             waiting: Vec::new(),
             held: Vec::new(),
-            taken,
+            run: None,
             alarms: BinaryHeap::from([Reverse(Instant::now())]),
             parked_turn: true,
-            probe_delay: PROBE_EVERY.0,
+            looked_for_suspects: Instant::now(),
         }
     }
 
     /// Runs until `stop`; a batch that has begun is finished first.
     pub(super) async fn run(mut self, stop: CancellationToken) {
-        while !stop.is_cancelled() {
-            if self.common.gate.closed().is_some() {
-                tokio::select! { () = self.common.gate.opened() => {}, () = stop.cancelled() => break }
-            }
+        while let Some(probe) = stop.run_until_cancelled(able(&self.common)).await {
             self.fill();
             self.parked_turn = !self.parked_turn;
+            let probing = probe.is_some();
             let turn = if !self.held.is_empty() {
-                self.run_held().await
+                self.run_held(probing).await
             } else if self.is_due() && (self.parked_turn || !self.may_deliver()) {
-                self.run_parked().await
+                self.run_parked(probing).await
             } else if self.may_deliver() {
-                self.run_deliveries().await
+                self.run_deliveries(probing).await;
+                Ok(())
             } else {
+                drop(probe);
                 self.wait(&stop).await;
                 Ok(())
             };
             if let Err(error) = turn {
                 self.pipeline.drop_connection();
+                // The alarm that brought it here is gone, and what it was for may still be there.
+                self.look_within(BLOCKED_LOOK);
                 self.common.gate.close(Fault::Database(error));
             }
         }
@@ -195,61 +209,77 @@ impl Lane {
     }
 
     /// A turn of deliveries.
-    async fn run_deliveries(&mut self) -> Result<(), DbError> {
-        let probing = self.common.health.probing();
-        let size = if probing { 1 } else { self.common.batch };
-        let members: Vec<Member> = self.buffered.drain(..size.min(self.buffered.len())).collect();
+    async fn run_deliveries(&mut self, probing: bool) {
+        let size = self.size(probing).min(self.buffered.len());
+        let members: Vec<Member> = self.buffered.drain(..size).collect();
         self.process(members, probing).await;
-        Ok(())
+    }
+
+    /// How many members a transaction may have.
+    fn size(&self, probing: bool) -> usize {
+        if probing { 1 } else { self.common.batch }
     }
 
     /// A turn of parked rows: takes what is due and runs it.
-    async fn run_parked(&mut self) -> Result<(), DbError> {
+    async fn run_parked(&mut self, probing: bool) -> Result<(), DbError> {
         let now = Instant::now();
         while self.alarms.peek().is_some_and(|Reverse(at)| *at <= now) {
             self.alarms.pop();
         }
-        let common = self.common.clone();
-        let in_order = self.common.shared.retry.mode == RetryMode::Blocking;
-        if in_order {
-            let _alone = quarantine(&common, true).await;
-            return self.take_and_run(Which::Oldest).await.map(drop);
+        if self.common.keeps_order() {
+            if self.blocked {
+                // However the turn ends: nobody else tells this lane that nothing is in its way any more.
+                self.look_within(BLOCKED_LOOK);
+            }
+            return self.run_oldest(probing).await;
         }
-        let ran = {
-            let _among_others = quarantine(&common, false).await;
-            self.take_and_run(Which::Innocent).await?
+        let Some(among_others) = among_others(&self.common).await else {
+            self.look_within(QUARANTINE_WAIT);
+            if self.may_deliver() {
+                self.run_deliveries(probing).await;
+            }
+            return Ok(());
         };
-        if !ran {
-            let _alone = quarantine(&common, true).await;
-            self.take_and_run(Which::Suspect).await?;
+        let ran = self.run_due(Which::Innocent, probing).await?;
+        drop(among_others);
+        if !ran || self.looked_for_suspects.elapsed() >= SUSPECT_LOOK {
+            self.looked_for_suspects = Instant::now();
+            self.run_due(Which::Suspect, probing).await?;
         }
         Ok(())
     }
 
-    async fn take_and_run(&mut self, which: Which) -> Result<bool, DbError> {
-        let probing = self.common.health.probing();
-        let shared = self.common.shared.clone();
-        let limit = if probing { 1 } else { self.common.batch };
+    /// Blocking retry: what came first, or, if nothing is left, word that deliveries may go on.
+    async fn run_oldest(&mut self, probing: bool) -> Result<(), DbError> {
+        if self.run_due(Which::Oldest, probing).await? {
+            return Ok(());
+        }
+        let common = self.common.clone();
+        let connection = self.pipeline.lane_connection().await?;
+        connection.begin().await?;
+        let blocked = common.shared.ledger.slots_blocked(connection, &common.shared.name, self.slots.clone()).await?;
+        connection.rollback().await?;
+        self.blocked = blocked;
+        Ok(())
+    }
+
+    /// Takes due rows and runs them; false if there were none to take.
+    async fn run_due(&mut self, which: Which, probing: bool) -> Result<bool, DbError> {
+        let common = self.common.clone();
+        let (shared, limit) = (&common.shared, self.size(probing));
         let take =
             Take { consumer: &shared.name, slots: self.slots.clone(), limit, incarnation: shared.incarnation, which };
         let connection = self.pipeline.lane_connection().await?;
-        let (token, rows) = match shared.ledger.take_due(connection, &take).await {
+        let (run, rows) = match shared.ledger.take_due(connection, &take).await {
             Ok(taken) => taken,
-            // Somebody else was faster; the clock comes round again.
-            Err(error) if error.kind == crate::ledger::database::DbErrorKind::Contention => return Ok(false),
+            Err(error) if error.kind == DbErrorKind::Contention => {
+                // Somebody else was faster.
+                self.look_within(BLOCKED_LOOK);
+                return Ok(false);
+            }
             Err(error) => return Err(error),
         };
         if rows.is_empty() {
-            if which == Which::Oldest {
-                let connection = self.pipeline.lane_connection().await?;
-                connection.begin().await?;
-                self.blocked = shared.ledger.slots_blocked(connection, &shared.name, self.slots.clone()).await?;
-                connection.rollback().await?;
-                if self.blocked {
-                    // What is in the way may be another host's: nobody tells us when it is done.
-                    self.look_within(BLOCKED_LOOK);
-                }
-            }
             return Ok(false);
         }
         // More may be due. Suspects come singly, whatever the limit: after a crash there can be a whole batch of them,
@@ -257,11 +287,16 @@ impl Lane {
         if rows.len() == limit || which != Which::Innocent {
             self.alarm(Duration::ZERO);
         }
-        self.remember(Some(token));
-        self.process(self.members(rows, token), probing).await;
-        if self.held.is_empty() {
-            self.remember(None);
-        }
+        common.taken.hold(run);
+        self.run = Some(run);
+        let members = self.members(rows, run);
+        // Innocents were taken among others already.
+        let _quarantine = match which {
+            Which::Innocent => None,
+            Which::Suspect | Which::Oldest => Some(quarantine(&common, &members).await),
+        };
+        self.process(members, probing).await;
+        self.let_go();
         Ok(true)
     }
 
@@ -270,44 +305,42 @@ impl Lane {
     }
 
     /// Parked members that were interrupted go first: they are still ours, unless somebody has rescued them.
-    async fn run_held(&mut self) -> Result<(), DbError> {
+    async fn run_held(&mut self, probing: bool) -> Result<(), DbError> {
         let members = std::mem::take(&mut self.held);
-        let suspect = members.iter().any(|member| member.alone);
-        let _guard = quarantine(&self.common.clone(), suspect).await;
-        self.process(members, self.common.health.probing()).await;
-        if self.held.is_empty() {
-            self.remember(None);
-        }
+        let _quarantine = quarantine(&self.common.clone(), &members).await;
+        self.process(members, probing).await;
+        self.let_go();
         Ok(())
     }
 
-    fn remember(&self, token: Option<RunToken>) {
-        *self.taken.lock().unwrap_or_else(|poison| poison.into_inner()) = token;
+    /// Nothing of the run is left here, unless an infrastructure failure interrupted it.
+    fn let_go(&mut self) {
+        if self.held.is_empty()
+            && let Some(run) = self.run.take()
+        {
+            self.common.taken.let_go(run);
+        }
     }
 
     /// Runs members, settles what has committed, and keeps the rest.
     async fn process(&mut self, members: Vec<Member>, probing: bool) {
         let common = self.common.clone();
-        let _probe = match probing {
-            true => Some(common.health.probe.lock().await),
-            false => None,
-        };
-        let in_flight = common.shared.metrics.in_flight(members.len());
+        let _in_flight = common.shared.metrics.in_flight(members.len());
         match self.pipeline.run(members, probing).await {
             Ok(report) => self.settle(report),
             Err(interrupted) => {
                 let Interrupted { members, report, fault } = *interrupted;
-                self.settle(report);
+                // What was returned came before what was interrupted, and goes to the front after it.
                 self.put_back(members);
+                self.settle(report);
+                // Whether the interrupted transaction committed, and what it parked, only SQL knows.
+                self.blocked = common.keeps_order();
                 common.gate.close(fault);
             }
         }
-        drop(in_flight);
-        if probing && common.health.probing() {
-            tokio::time::sleep(self.probe_delay).await;
-            self.probe_delay = (self.probe_delay * 2).min(PROBE_EVERY.1);
-        } else {
-            self.probe_delay = PROBE_EVERY.0;
+        if self.blocked {
+            // Whatever has just been settled may have been the last that was in the way.
+            self.look_within(Duration::ZERO);
         }
     }
 
@@ -322,11 +355,7 @@ impl Lane {
         }
         for delay in report.delays {
             self.alarm(delay);
-            self.blocked = self.common.shared.retry.mode == RetryMode::Blocking;
-        }
-        if self.blocked {
-            // Whatever has just been settled may have been the last that was in the way.
-            self.look_within(Duration::ZERO);
+            self.blocked = self.common.keeps_order();
         }
         let again = Instant::now() + LOCK_WAIT;
         for member in report.returned.into_iter().rev() {
@@ -356,9 +385,26 @@ impl Lane {
     }
 }
 
-async fn quarantine(common: &Common, alone: bool) -> Quarantine {
+/// Waits until infrastructure is there, and while nearly every attempt fails, for this lane's turn to probe.
+async fn able(common: &Common) -> Option<Probe> {
+    loop {
+        common.gate.opened().await;
+        let probe = common.health.probe().await;
+        if common.gate.closed().is_none() {
+            return probe;
+        }
+    }
+}
+
+/// The right to run parked rows while others do. None while a suspect runs, or is about to.
+async fn among_others(common: &Common) -> Option<OwnedRwLockReadGuard<()>> {
+    tokio::time::timeout(QUARANTINE_WAIT, common.suspects.clone().read_owned()).await.ok()
+}
+
+/// The right to run these rows: alone, if there is a suspect among them.
+async fn quarantine(common: &Common, members: &[Member]) -> Quarantine {
     let suspects = common.suspects.clone();
-    match alone {
+    match members.iter().any(Member::is_suspect) {
         true => Quarantine::Alone { _guard: suspects.write_owned().await },
         false => Quarantine::Shared { _guard: suspects.read_owned().await },
     }

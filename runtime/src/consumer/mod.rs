@@ -5,10 +5,12 @@
 //! whose host was lost, forgets what is old enough, and measures.
 
 mod gate;
+mod health;
 mod lane;
+mod taken;
 mod upkeep;
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
@@ -18,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::broker::{Broker, BrokerError, Delivery, QueueSpec, Subscription};
 use crate::identity::{lane_of, slots_of};
-use crate::ledger::parked::RunToken;
+use crate::ledger::database::DbErrorKind;
 use crate::pipeline::Fault;
 use crate::pipeline::member::{Link, Member};
 use crate::pipeline::shared::Shared;
@@ -26,9 +28,11 @@ use crate::telemetry::metrics;
 use crate::telemetry::readiness::Component;
 use crate::telemetry::waits::retry_forever;
 
-pub use gate::MassFailure;
-use gate::{Gate, Health};
+use gate::Gate;
+use health::Health;
+pub use health::MassFailure;
 use lane::{Common, Lane};
+use taken::Taken;
 
 /// How long lanes hold on to their deliveries while infrastructure is away, before they go back to the broker: long
 /// enough for a restart of a server, well under the broker's own limit of 30 minutes.
@@ -37,8 +41,15 @@ const HOLD: Duration = Duration::from_secs(10);
 /// How often the clock asks SQL what is due; what a lane parks itself it knows without asking.
 const CLOCK: Duration = Duration::from_secs(1);
 
-/// How often infrastructure that is away is probed.
-const PROBE_EVERY: Duration = Duration::from_millis(500);
+/// How often infrastructure that is away is probed; and for one that answers probes and fails everything else, how long
+/// it is left alone at most. Less than [`HOLD`]: each time deliveries go back counts at a queue with a delivery limit.
+const PROBE_EVERY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(8));
+
+/// Infrastructure that fails again this soon was not really back.
+const RELAPSE: Duration = Duration::from_secs(10);
+
+/// How long giving back what was not finished may take when the host stops.
+const GIVE_BACK: Duration = Duration::from_secs(2);
 
 /// What a consumer is made of.
 pub struct Settings {
@@ -66,7 +77,6 @@ pub use upkeep::Policy as UpkeepPolicy;
 struct LaneHandle {
     deliveries: mpsc::UnboundedSender<Member>,
     due: watch::Sender<Option<Instant>>,
-    taken: Arc<Mutex<Option<RunToken>>>,
 }
 
 /// A running consumer's parts.
@@ -77,6 +87,14 @@ struct Consumer {
     lanes: Vec<LaneHandle>,
     readiness: Component,
     link: Option<Arc<Link>>,
+}
+
+/// What `/readyz` says of a consumer.
+pub struct Signs {
+    /// Whether deliveries are taken.
+    pub deliveries: Component,
+    /// Whether the servers that an attempt needs are there: database, lock.
+    pub infrastructure: Component,
 }
 
 /// Why deliveries stopped.
@@ -93,7 +111,10 @@ enum Stop {
 
 /// Runs a consumer until `stop`, then lets its lanes finish what they have begun, for at most `drain`. What they have
 /// not finished by then is given back, uncounted.
-pub async fn run(settings: Settings, readiness: Component, stop: CancellationToken, drain: Duration) {
+///
+/// # Panics
+/// When one of its tasks did: a consumer without it would stand still and look alive.
+pub async fn run(settings: Settings, signs: Signs, stop: CancellationToken, drain: Duration) {
     let Settings { shared, broker, spec, lanes: count, batch, mass_failure, suspects, upkeep } = settings;
     let (pressure, under_pressure) = watch::channel(false);
     let common = Arc::new(Common {
@@ -103,15 +124,23 @@ pub async fn run(settings: Settings, readiness: Component, stop: CancellationTok
         suspects,
         batch,
         pressure: under_pressure,
+        taken: Taken::default(),
     });
+    let Signs { deliveries, infrastructure } = signs;
     let (lanes, mut tasks) = start_lanes(&common, count, &stop);
     let mut helpers = JoinSet::new();
-    helpers.spawn(heal(common.clone()));
+    helpers.spawn(heal(common.clone(), infrastructure));
     helpers.spawn(clock(common.clone(), lanes.iter().map(|lane| lane.due.clone()).collect()));
-    helpers.spawn(upkeep::run(common.clone(), upkeep, pressure));
+    helpers.spawn(upkeep::live(common.clone(), upkeep.rescue.after));
+    helpers.spawn(upkeep::look_after(common.clone(), upkeep, pressure));
+    helpers.spawn(upkeep::forget(common.clone(), upkeep.retention));
 
-    let mut consumer = Consumer { common, broker, spec, lanes, readiness, link: None };
-    consumer.supervise(&stop).await;
+    let mut consumer = Consumer { common, broker, spec, lanes, readiness: deliveries, link: None };
+    tokio::select! {
+        () = consumer.supervise(&stop) => {}
+        () = panicked(&mut helpers) => {}
+        () = panicked(&mut tasks) => {}
+    }
 
     let finished = async { while tasks.join_next().await.is_some() {} };
     if tokio::time::timeout(drain, finished).await.is_err() {
@@ -119,8 +148,20 @@ pub async fn run(settings: Settings, readiness: Component, stop: CancellationTok
     }
     // A lane that is aborted takes its connection with it, and the server rolls back.
     tasks.shutdown().await;
-    helpers.shutdown().await;
     consumer.end(&shared).await;
+    helpers.shutdown().await;
+}
+
+/// Passes the first panic of a task on. Tasks that end otherwise end because the host stops.
+async fn panicked(tasks: &mut JoinSet<()>) {
+    while let Some(ended) = tasks.join_next().await {
+        if let Err(error) = ended
+            && error.is_panic()
+        {
+            std::panic::resume_unwind(error.into_panic());
+        }
+    }
+    std::future::pending().await
 }
 
 fn start_lanes(common: &Arc<Common>, count: u16, stop: &CancellationToken) -> (Vec<LaneHandle>, JoinSet<()>) {
@@ -130,12 +171,11 @@ fn start_lanes(common: &Arc<Common>, count: u16, stop: &CancellationToken) -> (V
             #[expect(clippy::disallowed_methods, reason = "bounded by the prefetch: nothing else is sent through it")]
             let (deliveries, received) = mpsc::unbounded_channel();
             let (due, due_seen) = watch::channel(None);
-            let taken = Arc::new(Mutex::new(None));
             let slots = slots_of(lane, count);
             let slots = slots.start..=slots.end - 1;
-            let lane = Lane::new(common.clone(), slots, received, due_seen, taken.clone());
+            let lane = Lane::new(common.clone(), slots, received, due_seen);
             tasks.spawn(lane.run(stop.clone()));
-            LaneHandle { deliveries, due, taken }
+            LaneHandle { deliveries, due }
         })
         .collect();
     (handles, tasks)
@@ -171,7 +211,14 @@ impl Consumer {
                     // A broker that ends subscriptions at once must not be asked in a tight loop.
                     tokio::time::sleep(Duration::from_millis(200)).await;
                 }
-                Stop::Paused | Stop::Pressure => self.close_link().await,
+                Stop::Paused => {
+                    self.readiness.waiting("paused while a server is away; its deliveries are back in the queue");
+                    self.close_link().await;
+                }
+                Stop::Pressure => {
+                    self.readiness.waiting("too much is parked or unpublished; its deliveries are back in the queue");
+                    self.close_link().await;
+                }
             }
         }
     }
@@ -249,22 +296,36 @@ impl Consumer {
 
     /// Gives back what was taken and not finished, and what was delivered and not settled.
     async fn end(&mut self, shared: &Shared) {
-        for lane in &self.lanes {
-            let token = lane.taken.lock().unwrap_or_else(|poison| poison.into_inner()).take();
-            let Some(token) = token else { continue };
-            let given = shared.ledger.give_back(&shared.name, shared.incarnation, token, Duration::ZERO);
-            if let Ok(Err(error)) = tokio::time::timeout(Duration::from_secs(2), given).await {
-                tracing::warn!(consumer = %shared.name, "could not give parked messages back: {error}; they are rescued later");
+        let (ledger, name, host) = (&shared.ledger, &shared.name, shared.incarnation);
+        let unfinished = self.common.taken.take_all();
+        let give_back = async {
+            for &run in &unfinished {
+                ledger.give_back(name, host, run, Duration::ZERO).await?;
             }
+            ledger.end_sign_of_life(name, host).await
+        };
+        match tokio::time::timeout(GIVE_BACK, give_back).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) if !unfinished.is_empty() => {
+                tracing::warn!(consumer = %name, "could not give parked messages back: {error}; they are rescued later");
+            }
+            Err(_) if !unfinished.is_empty() => {
+                tracing::warn!(consumer = %name, "could not give parked messages back in time; they are rescued later");
+            }
+            // The sign of life ends by itself.
+            Ok(Err(_)) | Err(_) => {}
         }
         self.close_link().await;
-        tracing::info!(consumer = %shared.name, "stopped");
+        tracing::info!(consumer = %name, "stopped");
     }
 }
 
 /// Waits for infrastructure to come back whenever it has gone away.
-async fn heal(common: Arc<Common>) {
+async fn heal(common: Arc<Common>, readiness: Component) {
     let shared = &common.shared;
+    readiness.up();
+    let mut opened: Option<Instant> = None;
+    let mut pause = PROBE_EVERY.0;
     loop {
         let closed = common.gate.shut().await;
         let (kind, waited_for) = match &closed.fault {
@@ -272,22 +333,30 @@ async fn heal(common: Arc<Common>) {
             Fault::Lock(_) => ("lock", "the lock server"),
         };
         tracing::warn!(consumer = %shared.name, "pausing: {}", closed.fault);
+        readiness.waiting(&closed.fault);
         shared.metrics.paused(kind);
-        loop {
-            let healthy = match &closed.fault {
-                Fault::Database(_) => shared.ledger.probe().await.is_ok(),
-                Fault::Lock(_) => shared.locking.lock.describe().await.is_ok(),
-            };
-            if healthy {
-                break;
-            }
-            tokio::time::sleep(PROBE_EVERY).await;
+        if opened.is_some_and(|opened| opened.elapsed() < RELAPSE) {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PROBE_EVERY.1);
+        } else {
+            pause = PROBE_EVERY.0;
+        }
+        while !answers(shared, &closed.fault).await {
+            tokio::time::sleep(PROBE_EVERY.0).await;
         }
         shared.metrics.resumed(kind);
         tracing::info!(consumer = %shared.name, paused = ?closed.since.elapsed(), "{waited_for} is back");
+        readiness.up();
+        opened = Some(Instant::now());
         common.gate.open();
-        // A server that answers probes and fails everything else is not asked in a tight loop.
-        tokio::time::sleep(PROBE_EVERY).await;
+    }
+}
+
+/// Whether what failed works again: not only answers, but does what an attempt needs of it.
+async fn answers(shared: &Shared, fault: &Fault) -> bool {
+    match fault {
+        Fault::Database(_) => shared.ledger.probe().await.is_ok(),
+        Fault::Lock(_) => shared.locking.probe().await.is_ok(),
     }
 }
 
@@ -302,6 +371,8 @@ async fn clock(common: Arc<Common>, lanes: Vec<watch::Sender<Option<Instant>>>) 
         common.gate.opened().await;
         let slots = match shared.ledger.due_slots(&shared.name, CLOCK).await {
             Ok(slots) => slots,
+            // Others keep it busy; it is not away.
+            Err(error) if error.kind == DbErrorKind::Contention => continue,
             Err(error) => {
                 common.gate.close(Fault::Database(error));
                 continue;

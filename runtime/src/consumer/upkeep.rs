@@ -24,6 +24,12 @@ const COUNT_EVERY: Duration = Duration::from_secs(5);
 const FORGET_EVERY: Duration = Duration::from_secs(600);
 const FORGET_REST: Duration = Duration::from_millis(50);
 
+/// How long ago a host must have ended for its last sign of life to be deleted.
+const FORGET_HOSTS: Duration = Duration::from_secs(3600);
+
+/// How long deliveries are held while the consumer probes: well under the broker's own limit of 30 minutes.
+const PROBING_HOLD: Duration = Duration::from_secs(300);
+
 /// What upkeep keeps to.
 #[derive(Debug, Clone, Copy)]
 pub struct Policy {
@@ -37,31 +43,71 @@ pub struct Policy {
     pub outbox_max: u64,
 }
 
-/// Runs until it is dropped. Errors of the database are left to the lanes to notice: here they only mean "later".
-pub(super) async fn run(common: Arc<Common>, policy: Policy, pressure: watch::Sender<bool>) {
+/// Says that this host lives, while its lanes are at parked rows: until they let go of them nobody else takes them for
+/// lost. Silent otherwise, so that an idle host writes nothing. Says it through pauses and while the host stops, too.
+pub(super) async fn live(common: Arc<Common>, lasting: Duration) {
+    let shared = &common.shared;
+    if !shared.ledger.features().concurrent_writers {
+        // One process a file: there is nobody to tell.
+        return;
+    }
+    let mut ticks = tokio::time::interval((lasting / 3).min(RESCUE_EVERY));
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if common.taken.is_empty() {
+            continue;
+        }
+        if let Err(error) = shared.ledger.sign_of_life(&shared.name, shared.incarnation, lasting).await {
+            tracing::debug!(consumer = %shared.name, "sign of life: {error}");
+        }
+    }
+}
+
+/// Rescues what was lost, and measures. Errors of the database are left to the lanes to notice: here they only mean
+/// "later".
+pub(super) async fn look_after(common: Arc<Common>, policy: Policy, pressure: watch::Sender<bool>) {
     let mut ticks = tokio::time::interval(RESCUE_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut next_count = Instant::now();
-    let mut next_forget = Instant::now() + RESCUE_EVERY;
+    // Since when the database has answered without a break. After an outage hosts come back one after the other, and
+    // who is first must not take the others for lost.
+    let mut steady: Option<Instant> = None;
     loop {
         ticks.tick().await;
-        common.gate.opened().await;
-        if let Err(error) = rescue(&common, policy.rescue).await {
-            tracing::debug!(consumer = %common.shared.name, "rescue: {error}");
+        if common.gate.closed().is_some() {
+            steady = None;
+            common.gate.opened().await;
         }
-        if Instant::now() >= next_count {
-            next_count = Instant::now() + COUNT_EVERY;
-            if let Err(error) = measure(&common, &policy, &pressure).await {
-                tracing::debug!(consumer = %common.shared.name, "counting parked rows: {error}");
+        let since = *steady.get_or_insert_with(Instant::now);
+        let looked_after = async {
+            take_back_strays(&common, policy.rescue).await?;
+            if since.elapsed() >= policy.rescue.after {
+                rescue(&common, policy.rescue).await?;
             }
-        }
-        if Instant::now() >= next_forget {
-            next_forget = Instant::now() + FORGET_EVERY;
-            if let Err(error) = forget(&common, policy.retention).await {
-                tracing::debug!(consumer = %common.shared.name, "retention: {error}");
+            if Instant::now() >= next_count {
+                measure(&common, &policy, &pressure).await?;
+                next_count = Instant::now() + COUNT_EVERY;
             }
+            Ok::<(), DbError>(())
+        };
+        if let Err(error) = looked_after.await {
+            steady = None;
+            tracing::debug!(consumer = %common.shared.name, "upkeep: {error}");
         }
     }
+}
+
+/// Gives back what this host has taken without knowing it: the COMMIT of the taking lost its answer. Not a crash.
+async fn take_back_strays(common: &Common, policy: RescuePolicy) -> Result<(), DbError> {
+    let shared = &common.shared;
+    let (ledger, host) = (&shared.ledger, shared.incarnation);
+    let strays = ledger.strays(&shared.name, host, policy.after, |run| common.taken.holds(run)).await?;
+    for run in strays {
+        ledger.give_back(&shared.name, host, run, Duration::ZERO).await?;
+        tracing::info!(consumer = %shared.name, "gave back parked messages that had been taken without an answer");
+    }
+    Ok(())
 }
 
 /// Puts rows back whose host was lost.
@@ -72,7 +118,7 @@ async fn rescue(common: &Common, policy: RescuePolicy) -> Result<(), DbError> {
         let reason = (Reason::Crashed.as_str(), None);
         Some(dead_letter_copy(&row.message, row.message_id.clone(), row.id, row.generation, reason, target))
     };
-    for rescued in shared.ledger.rescue(&shared.name, policy, copy).await? {
+    for rescued in shared.ledger.rescue(&shared.name, shared.incarnation, policy, copy).await? {
         shared.metrics.crashed(1);
         let (row, fate) = match &rescued {
             Rescued::Retried(row) => (row, "it runs again, alone"),
@@ -99,18 +145,15 @@ async fn measure(common: &Common, policy: &Policy, pressure: &watch::Sender<bool
     }
     let parked = count(State::Retry) + count(State::Running) + count(State::Deferred);
     let unpublished = shared.relay.waiting();
-    let pressed = parked > policy.parked_max || unpublished > policy.outbox_max;
+    let reason = Pressure { parked, unpublished, probing: common.health.probing_for() }.reason(policy);
+    let pressed = reason.is_some();
     let changed = pressure.send_if_modified(|before| std::mem::replace(before, pressed) != pressed);
-    match (changed, pressed) {
-        (true, true) => {
+    match (changed, reason) {
+        (true, Some(reason)) => {
             shared.metrics.paused("pressure");
-            tracing::warn!(
-                consumer = %shared.name, parked, unpublished,
-                "no deliveries are taken until less is parked (parked.max = {}) and unpublished (outbox.max = {})",
-                policy.parked_max, policy.outbox_max
-            );
+            tracing::warn!(consumer = %shared.name, parked, unpublished, "no deliveries are taken until {reason}");
         }
-        (true, false) => {
+        (true, None) => {
             shared.metrics.resumed("pressure");
             tracing::info!(consumer = %shared.name, parked, unpublished, "deliveries are taken again");
         }
@@ -119,8 +162,45 @@ async fn measure(common: &Common, policy: &Policy, pressure: &watch::Sender<bool
     Ok(())
 }
 
-/// Forgets what is old enough, page by page, if this host is the one to do it.
-async fn forget(common: &Common, retention: Duration) -> Result<(), DbError> {
+/// What may be too much for further deliveries.
+struct Pressure {
+    parked: u64,
+    unpublished: u64,
+    probing: Option<Duration>,
+}
+
+impl Pressure {
+    /// What must happen before deliveries are taken again; none if they may be.
+    fn reason(&self, policy: &Policy) -> Option<String> {
+        let (parked_max, outbox_max) = (policy.parked_max, policy.outbox_max);
+        if self.parked > parked_max {
+            Some(format!("less is parked (parked.max = {parked_max})"))
+        } else if self.unpublished > outbox_max {
+            Some(format!("less is unpublished (outbox.max = {outbox_max})"))
+        } else if self.parked > 0 && self.probing.is_some_and(|probing| probing > PROBING_HOLD) {
+            // What is parked is enough to probe with.
+            Some("an attempt succeeds: nearly all of them fail".to_owned())
+        } else {
+            None
+        }
+    }
+}
+
+/// Forgets what is old enough, now and then, if this host is the one to do it.
+pub(super) async fn forget(common: Arc<Common>, retention: Duration) {
+    let mut ticks = tokio::time::interval_at(Instant::now() + RESCUE_EVERY, FORGET_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        common.gate.opened().await;
+        if let Err(error) = forget_once(&common, retention).await {
+            tracing::debug!(consumer = %common.shared.name, "retention: {error}");
+        }
+    }
+}
+
+/// Goes through the inbox page by page.
+async fn forget_once(common: &Common, retention: Duration) -> Result<(), DbError> {
     let shared = &common.shared;
     let lease = format!("retention:{}", shared.name);
     let mut after = None;
@@ -138,6 +218,7 @@ async fn forget(common: &Common, retention: Duration) -> Result<(), DbError> {
         tokio::time::sleep(FORGET_REST).await;
     }
     let discarded = shared.ledger.forget_discarded(&shared.name, retention).await?;
+    shared.ledger.forget_hosts(&shared.name, FORGET_HOSTS).await?;
     if gone > 0 || discarded > 0 {
         tracing::info!(consumer = %shared.name, completed = gone, discarded, "forgot messages older than the retention");
     }

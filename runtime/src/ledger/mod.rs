@@ -69,10 +69,23 @@ impl Ledger {
         self.database.connect().await
     }
 
-    /// Asks the server for a sign of life, on a connection of its own.
+    /// Whether the database does what a lane needs of it, asked on a connection of its own: commits a write. One that
+    /// is read-only after a failover, or whose disk is full, answers pings too.
     pub async fn probe(&self) -> Result<(), DbError> {
         let mut connection = self.database.connect().await?;
-        connection.ping().await
+        connection.begin().await?;
+        let name = format!("probe:{}", uuid::Uuid::new_v4());
+        let probed = async {
+            execute(connection.as_mut(), &self.statements.lease_seed, Args::new().one("name", name.clone())).await?;
+            let end = Args::new().one("first", name.clone()).one("past", format!("{name};")).one("age", 0);
+            execute(connection.as_mut(), &self.statements.lease_forget, end).await?;
+            connection.commit().await
+        };
+        match probed.await {
+            // Somebody else's write is in the way: it works.
+            Err(error) if error.kind == database::DbErrorKind::Contention => Ok(()),
+            probed => probed,
+        }
     }
 
     /// Begins a transaction of the ledger's own. One that is dropped takes its connection with it.

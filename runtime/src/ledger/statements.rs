@@ -317,6 +317,8 @@ statements! {
     taken,
     /// Puts running rows back, uncounted, under their token.
     give_back,
+    /// Runs of a host, by token.
+    strays,
     /// Running rows that nobody has locked for a while.
     orphans,
     /// Counts parked rows by state.
@@ -367,6 +369,12 @@ statements! {
     lease_seed,
     /// Takes or renews a lease.
     lease_take,
+    /// Who holds leases of a range of names.
+    lease_holders,
+    /// Gives a lease up.
+    lease_end,
+    /// Deletes leases of a range of names that expired long ago.
+    lease_forget,
 }
 
 fn source(dialect: Dialect) -> &'static str {

@@ -38,17 +38,27 @@ const RESCUE_LIMIT: i64 = 100;
 pub const RETENTION_PAGE: usize = 2000;
 
 impl Ledger {
-    /// Puts rows back whose runner was lost. `copy` makes the dead-letter copy of a row that died, where the consumer
-    /// wants one.
+    /// Puts rows back whose runner was lost: those of other hosts than `host` that give no sign of life any more, see
+    /// [`Self::sign_of_life`]. `copy` makes the dead-letter copy of a row that died, where the consumer wants one.
     pub async fn rescue(
         &self,
         consumer: &str,
+        host: Incarnation,
         policy: RescuePolicy,
         copy: impl Fn(&ParkedRow) -> Option<OutboxRow>,
     ) -> Result<Vec<Rescued>, DbError> {
         own_transaction!(self, |connection| {
-            let args =
-                Args::new().one("consumer", consumer).one("age", millis(policy.after)).one("limit", RESCUE_LIMIT);
+            let (first, past) = signs_of_life(consumer);
+            let args = Args::new().one("first", first).one("past", past);
+            let mut alive = vec![Some(host.0.to_vec())];
+            for row in query(connection, &self.statements.lease_holders, args).await?.rows {
+                alive.push(Some(Reader::new(row).blob()?));
+            }
+            let args = Args::new()
+                .one("consumer", consumer)
+                .one("age", millis(policy.after))
+                .one("limit", RESCUE_LIMIT)
+                .blobs("alive", alive);
             let found = query(connection, &self.statements.orphans, args).await?;
             let mut rescued = Vec::new();
             for row in found.rows {
@@ -91,6 +101,52 @@ impl Ledger {
         }
         self.move_parked(connection, &[ParkedMove::crashed(row, token)]).await?;
         Ok(true)
+    }
+
+    /// Says for `lasting` that this host lives and runs rows of that consumer: nobody takes them for lost, however long
+    /// they run and whatever became of their connection.
+    pub async fn sign_of_life(&self, consumer: &str, host: Incarnation, lasting: Duration) -> Result<(), DbError> {
+        self.lease(&sign_of_life(consumer, host), host, lasting).await.map(drop)
+    }
+
+    /// This host runs no rows of that consumer any more, and need not be waited for.
+    pub async fn end_sign_of_life(&self, consumer: &str, host: Incarnation) -> Result<(), DbError> {
+        own_transaction!(self, |connection| {
+            let args = Args::new().one("name", sign_of_life(consumer, host)).one("holder", host.0.as_slice());
+            execute(connection, &self.statements.lease_end, args).await.map(drop)
+        })
+    }
+
+    /// Runs of this host, older than `age`, of which nobody here knows: their COMMIT lost its answer. `known` are the
+    /// runs that lanes are at.
+    pub async fn strays(
+        &self,
+        consumer: &str,
+        host: Incarnation,
+        age: Duration,
+        known: impl Fn(RunToken) -> bool,
+    ) -> Result<Vec<RunToken>, DbError> {
+        own_transaction!(self, |connection| {
+            let args =
+                Args::new().one("consumer", consumer).one("incarnation", host.0.as_slice()).one("age", millis(age));
+            let mut strays = Vec::new();
+            for row in query(connection, &self.statements.strays, args).await?.rows {
+                let token = RunToken(Reader::new(row).array()?);
+                if !known(token) {
+                    strays.push(token);
+                }
+            }
+            Ok(strays)
+        })
+    }
+
+    /// Forgets the signs of life of hosts that ended more than `age` ago.
+    pub async fn forget_hosts(&self, consumer: &str, age: Duration) -> Result<(), DbError> {
+        own_transaction!(self, |connection| {
+            let (first, past) = signs_of_life(consumer);
+            let args = Args::new().one("first", first).one("past", past).one("age", millis(age));
+            execute(connection, &self.statements.lease_forget, args).await.map(drop)
+        })
     }
 
     /// Forgets completed ids older than `age`, one page in key order. Returns the key to go on after, or none at the
@@ -196,4 +252,15 @@ impl Ledger {
         }
         Ok(new)
     }
+}
+
+/// The name of the lease by which a host says that it lives. It fits the column: a consumer's name has at most 64 bytes.
+fn sign_of_life(consumer: &str, host: Incarnation) -> String {
+    let short: String = host.0[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("run:{consumer}:{short}")
+}
+
+/// The first of those names, and what is past the last: `;` comes after `:`.
+fn signs_of_life(consumer: &str) -> (String, String) {
+    (format!("run:{consumer}:"), format!("run:{consumer};"))
 }

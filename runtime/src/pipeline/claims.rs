@@ -58,17 +58,19 @@ struct ClaimedId {
 }
 
 /// Claims every id of a batch that it does not own already, in one statement. Of several members with one id the first
-/// claims for all.
+/// claims for all. A stored delivery that was lost claims nothing: whoever has it now does.
 pub(super) async fn claim(
     ledger: &Ledger,
     connection: &mut dyn Connection,
     scene: &Scene<'_>,
     members: &[Member],
+    owned: &Owned,
 ) -> Result<Claims, DbError> {
     let mut seen = HashSet::with_capacity(members.len());
     let mut leaders = Vec::with_capacity(members.len());
     let mut claims = Vec::with_capacity(members.len());
-    for member in gather::in_order(members).into_iter().map(|index| &members[index]).filter(|member| member.claims()) {
+    let ordered = gather::in_order(members).into_iter().map(|index| &members[index]);
+    for member in ordered.filter(|member| member.claims() && !owned.lost(member)) {
         let Some(id) = &member.carried.id else { continue };
         if !seen.insert(id) {
             continue;

@@ -198,6 +198,11 @@ impl Member {
         }
     }
 
+    /// True for a parked message that has cost a host.
+    pub fn is_suspect(&self) -> bool {
+        matches!(&self.origin, Origin::Parked { row, .. } if row.crashes > 0)
+    }
+
     /// True if its id has to be claimed: it is not the one that the inbox points to already.
     pub fn claims(&self) -> bool {
         self.origin.owned_row().is_none() && matches!(self.plan, Plan::Run | Plan::ParkFirst)

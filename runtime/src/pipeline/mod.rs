@@ -131,7 +131,7 @@ impl Pipeline {
             match self.transact(&batch, probing).await {
                 Ok(done) => {
                     if self.absorb(batch, done, &mut report) {
-                        report.returned.extend(work.drain(..).flat_map(|batch| batch.members));
+                        hold_back(&mut work, &mut report.returned);
                     }
                 }
                 Err(trouble) => {
@@ -154,7 +154,7 @@ impl Pipeline {
 
         self.begin().await?;
         let owned = claims::own_rows(&shared.ledger, self.connection()?, members).await?;
-        let mut claims = claims::claim(&shared.ledger, self.connection()?, &scene, members).await?;
+        let mut claims = claims::claim(&shared.ledger, self.connection()?, &scene, members, &owned).await?;
 
         let mut records = Records::default();
         let mut settled = Vec::with_capacity(members.len());
@@ -162,6 +162,8 @@ impl Pipeline {
         for index in gather::in_order(members) {
             let member = &members[index];
             if owned.lost(member) {
+                // Somebody else is at it, and what comes after it must wait for them where the order counts.
+                run.stopped |= shared.retry.mode == RetryMode::Blocking;
                 continue;
             }
             let outcome = match known(&shared, self.connection()?, member, &claims).await? {
@@ -276,7 +278,7 @@ impl Pipeline {
                 let outcome = Outcome::Failed(failure_of(&error));
                 Err(Trouble::Undo { index: run.last, outcome, first: true })
             }
-            Err(error) if error.is_handlers_fault() => Err(Trouble::HostContended),
+            Err(error) if error.is_handlers_fault() => Err(Trouble::HostContended(error)),
             Err(error) => Err(error.into()),
         }
     }
@@ -302,7 +304,7 @@ impl Pipeline {
 
     fn count(&mut self, outcome: &Outcome, disposition: &Disposition, verdicts: &mut Verdicts) {
         let failed = match (outcome, disposition) {
-            (Outcome::Completed, _) => false,
+            (Outcome::Completed | Outcome::Compensated, _) => false,
             (Outcome::Failed(_), _) => true,
             _ => return,
         };
@@ -330,9 +332,27 @@ impl Run {
     }
 
     fn note(&mut self, disposition: &Disposition, shared: &Shared) {
-        let waits =
-            matches!(disposition, Disposition::Retry { .. } | Disposition::Compensate(..) | Disposition::Defer(_));
+        use Disposition as D;
+        let waits = matches!(disposition, D::Retry { .. } | D::Compensate(..) | D::Defer(_) | D::GiveBack);
         self.stopped |= waits && shared.retry.mode == RetryMode::Blocking;
+    }
+}
+
+/// Blocking retry: what comes after a message that must be waited for goes back to where it came from. What was taken
+/// from SQL is given back there, or its lane would wait for rows that it holds itself.
+fn hold_back(work: &mut VecDeque<Batch>, returned: &mut Vec<Member>) {
+    let mut taken = Vec::new();
+    for mut member in work.drain(..).flat_map(|batch| batch.members) {
+        match member.origin {
+            Origin::Delivery { .. } => returned.push(member),
+            Origin::Parked { .. } => {
+                member.plan = Plan::Record(Outcome::NotReached);
+                taken.push(member);
+            }
+        }
+    }
+    if !taken.is_empty() {
+        work.push_back(Batch::new(taken, Undo::Rollback));
     }
 }
 
@@ -373,7 +393,6 @@ async fn reopen(
     row.generation = generation;
     let target = member.carried.id.clone().map(|id| (id, member.carried.slot));
     match ledger.redrive_in(connection, &row, Duration::ZERO, false, target).await? {
-        Redriven::Yes => shared.metrics.redriven(1),
         Redriven::AlreadyCompensated => tracing::warn!(
             consumer = %shared.name, dead = %dead,
             "a copy of this dead letter came back, but its compensation has taken effect: \
@@ -383,7 +402,7 @@ async fn reopen(
             let error = format!("it is a copy of dead letter {dead}, and today's rules find no message id in it");
             return Ok(Outcome::Unidentified(Reason::NoId, error));
         }
-        Redriven::Already | Redriven::Gone => {}
+        Redriven::Yes | Redriven::Already | Redriven::Gone => {}
     }
     Ok(Outcome::Duplicate)
 }

@@ -186,11 +186,22 @@ impl Records {
     }
 
     fn dead_apart(&mut self, member: &Member, reason: Reason, error: &str, scene: &Scene<'_>) {
-        self.drop_row(&member.origin);
-        let row = NewParked::dead_apart(member.carried.clone(), reason, error, once_key(member, reason, scene));
-        let id = row.id;
-        self.parked.push(row);
-        self.copy(member, id, 0, reason.as_str(), None, scene);
+        let once = once_key(member, reason, scene);
+        let (id, generation) = match &member.origin {
+            // One that was redriven and dies of the same again stays the row, and of the generation, that it is.
+            Origin::Parked { row, token } if once.is_none_or(|once| once == row.id) => {
+                self.moves.push(ParkedMove::dead_apart(row, *token, reason, error));
+                (row.id, row.generation)
+            }
+            origin => {
+                self.drop_row(origin);
+                let row = NewParked::dead_apart(member.carried.clone(), reason, error, once);
+                let id = row.id;
+                self.parked.push(row);
+                (id, 0)
+            }
+        };
+        self.copy(member, id, generation, reason.as_str(), None, scene);
     }
 
     fn dead_compensated(&mut self, member: &Member, scene: &Scene<'_>) {

@@ -12,6 +12,9 @@ use crate::telemetry::metrics;
 /// Host-level contention (deadlock, lock time-out in the claim) that a member meets alone before it is deferred.
 const MAX_HOST_CONTENTIONS: u32 = 2;
 
+/// Host-level contention that a message meets alone before its lane pauses: not even deferring it goes through.
+const MAX_HOST_CONTENTIONS_IN_ALL: u32 = 2 * MAX_HOST_CONTENTIONS + 1;
+
 /// Infrastructure failures of whole batches, the server answering probes, before their members go on one by one.
 const MAX_SHARED_FAULTS: u32 = 2;
 
@@ -24,7 +27,7 @@ pub(super) enum Trouble {
     /// A member's own statement lost against somebody else's.
     Contended { index: usize, message: String },
     /// A statement of the host's lost against somebody else's, or nobody knows whose fault a failed COMMIT was.
-    HostContended,
+    HostContended(DbError),
     /// The database failed, under this member if one is named.
     Infrastructure { index: Option<usize>, error: DbError },
 }
@@ -32,7 +35,7 @@ pub(super) enum Trouble {
 impl From<DbError> for Trouble {
     fn from(error: DbError) -> Self {
         match error.kind {
-            DbErrorKind::Contention => Self::HostContended,
+            DbErrorKind::Contention => Self::HostContended(error),
             _ => Self::Infrastructure { index: None, error },
         }
     }
@@ -82,6 +85,14 @@ impl Pipeline {
                 batch.undo = Undo::Savepoint;
                 work.push_front(batch);
             }
+            // The statement may have been slow, or the whole server: then it is nobody's attempt.
+            Trouble::Lost { index, .. } if self.shared.ledger.probe().await.is_err() => {
+                self.drop_connection();
+                metrics::database_failed();
+                let error = format!("no answer to a statement of message {:?}", batch.members[index].name());
+                work.push_front(batch);
+                return Some(DbError::infrastructure(error));
+            }
             Trouble::Lost { index, outcome, first } => {
                 batch.members[index].judged = first.then_some(outcome);
                 push_around(work, batch, index);
@@ -96,7 +107,11 @@ impl Pipeline {
                 }
                 push_around(work, batch, index);
             }
-            Trouble::HostContended => push_halves(work, batch),
+            Trouble::HostContended(error) if batch.contentions >= MAX_HOST_CONTENTIONS_IN_ALL => {
+                work.push_front(batch);
+                return Some(error);
+            }
+            Trouble::HostContended(_) => push_halves(work, batch),
             Trouble::Infrastructure { index, error } => {
                 // Where BEGIN failed there is nothing to roll back, and so no second sign that the connection is dead.
                 self.drop_connection();
@@ -161,8 +176,13 @@ fn push_halves(work: &mut VecDeque<Batch>, mut batch: Batch) {
     }
     batch.contentions += 1;
     if batch.contentions > MAX_HOST_CONTENTIONS {
-        for member in batch.members.iter_mut().filter(|member| !matches!(member.plan, Plan::Record(_))) {
-            member.plan = Plan::Record(Outcome::Held);
+        for member in &mut batch.members {
+            member.plan = match &member.plan {
+                // A stored delivery forgets that it is a dead letter's copy.
+                Plan::Reopen(..) => Plan::Record(Outcome::NotReached),
+                Plan::Record(outcome) => Plan::Record(outcome.clone()),
+                Plan::Run | Plan::Compensate | Plan::ParkFirst => Plan::Record(Outcome::Held),
+            };
         }
     }
     work.push_front(batch);

@@ -31,6 +31,23 @@ pub struct Locking {
     pub tries: u32,
 }
 
+impl Locking {
+    /// Locks and unlocks a key that nobody else asks for: more than a sign of life, for a server that is full or
+    /// read-only answers too.
+    ///
+    /// # Errors
+    /// When the lock server does not do that.
+    pub async fn probe(&self) -> Result<(), LockError> {
+        let probe = format!("hapax:probe:{}", uuid::Uuid::new_v4());
+        for answer in self.lock.acquire(&[probe], self.leases.lease()).await? {
+            if let Acquired::Yes(lock) = answer {
+                self.lock.release(&[lock]).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
 /// What the lanes of a consumer share.
 pub struct Shared {
     /// The consumer's name.
@@ -181,6 +198,9 @@ impl Shared {
 
     /// Counts and logs what has been committed of a member.
     pub(super) fn tell(&self, member: &Member, outcome: &Outcome, disposition: &Disposition) {
+        if is_first_after_redrive(member, outcome, disposition) {
+            self.metrics.redriven(1);
+        }
         match outcome {
             Outcome::Completed => self.metrics.completed(1),
             Outcome::Duplicate => self.metrics.duplicates(1),
@@ -231,6 +251,14 @@ impl Shared {
             tracing::debug!(consumer = %self.name, message_id = member.name(), "{detail}");
         }
     }
+}
+
+/// True for the first attempt that counts of a dead letter that was redriven, whoever redrove it.
+fn is_first_after_redrive(member: &Member, outcome: &Outcome, disposition: &Disposition) -> bool {
+    let Origin::Parked { row, .. } = &member.origin else { return false };
+    let handled = member.plan != Plan::Compensate && matches!(outcome, Outcome::Completed | Outcome::Failed(_));
+    let is_uncounted = matches!(disposition, Disposition::Retry { attempts: 0, .. });
+    handled && row.generation > 0 && row.attempts == 0 && !is_uncounted
 }
 
 fn millis(delay: Duration) -> u64 {

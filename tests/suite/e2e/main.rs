@@ -7,6 +7,7 @@ mod holes;
 mod hosts;
 mod input;
 mod languages;
+mod lost;
 mod outbox;
 mod path;
 mod pressure;

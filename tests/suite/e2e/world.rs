@@ -307,6 +307,28 @@ impl World {
         Ok(())
     }
 
+    /// Ends every other connection to the world's database, at the server.
+    pub(crate) async fn cut_connections(&self) -> Result<()> {
+        let (list, kill) = match self.stage {
+            Stage::Postgres => (
+                "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()",
+                "SELECT pg_terminate_backend",
+            ),
+            Stage::MariaDb => (
+                "SELECT id FROM information_schema.processlist WHERE db = database() AND id <> connection_id()",
+                "KILL CONNECTION ",
+            ),
+            Stage::Embedded => bail!("files have no connections"),
+        };
+        for row in self.rows(list).await? {
+            let Some(Value::Int(id)) = row.first() else { bail!("{row:?} is no connection") };
+            let statement = if self.stage == Stage::Postgres { format!("{kill}({id})") } else { format!("{kill}{id}") };
+            // One that has ended by itself in the meantime is no matter.
+            let _ = self.rows(&statement).await;
+        }
+        Ok(())
+    }
+
     /// All rows of a query.
     pub(crate) async fn rows(&self, sql: &str) -> Result<Vec<Vec<Value>>> {
         // Without a transaction: on SQLite one would wait for the writer, and what is looked at would be over.

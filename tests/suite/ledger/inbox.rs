@@ -155,7 +155,7 @@ pub(crate) async fn lanes_do_not_wait_for_each_other_on_small_tables(subject: Su
     let started = std::time::Instant::now();
     ledger.give_back(CONSUMER, HOST, token, std::time::Duration::ZERO).await?;
     assert_eq!(keys(&subject.take(Which::Innocent).await?.1), [third]);
-    assert_eq!(ledger.rescue(CONSUMER, rescue_after(LONG, 3), |_| None).await?, []);
+    assert_eq!(ledger.rescue(CONSUMER, RESCUER, rescue_after(LONG, 3), |_| None).await?, []);
     assert!(started.elapsed() < std::time::Duration::from_secs(20), "somebody was waited for");
     second.commit().await?;
     first.commit().await?;

@@ -96,6 +96,8 @@ macro_rules! everything_else {
                 past_the_limit_a_row_is_dead_with_a_copy
                 a_stored_delivery_dies_under_its_own_id_only
                 one_row_that_somebody_edited_keeps_no_other_from_rescue
+                the_rows_of_a_host_that_lives_are_not_rescued
+                runs_of_which_their_own_host_knows_nothing_are_found
             }
             dead {
                 dead_letters_are_listed_page_by_page

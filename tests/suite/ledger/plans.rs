@@ -152,7 +152,12 @@ fn path(statements: &Statements) -> Vec<(&'static str, &Statement, Args)> {
         ("parked_delete", &statements.parked_delete, ids().one("run_token", token.clone())),
         ("taken", &statements.taken, of().one("run_token", token.clone()).one("incarnation", token.clone())),
         ("give_back", &statements.give_back, ids().one("run_token", token.clone()).one("delay", 0)),
-        ("orphans", &statements.orphans, of().one("age", 60_000).one("limit", 100)),
+        (
+            "orphans",
+            &statements.orphans,
+            of().one("age", 60_000).one("limit", 100).blobs("alive", [Some(HOST.0.to_vec())]),
+        ),
+        ("strays", &statements.strays, of().one("age", 60_000).one("incarnation", HOST.0.as_slice())),
         ("chunks", &statements.chunks, Args::new().one("parked_id", token.clone())),
         ("chunks_delete", &statements.chunks_delete, Args::new().blobs("parked_id", keys_of(rows().take(2)))),
         ("outbox_due", &statements.outbox_due, Args::new().one("limit", 256)),

@@ -19,18 +19,19 @@ pub(crate) async fn a_row_is_rescued_once_its_time_has_passed(subject: Subject) 
     let id = subject.retry(carried("a"), NOW).await?;
     let (token, _) = subject.take_one().await?;
     let policy = rescue_after(Duration::from_secs(300), 3);
-    assert_eq!(ledger.rescue(CONSUMER, policy, |_| None).await?, [], "its time has not passed");
+    assert_eq!(ledger.rescue(CONSUMER, RESCUER, policy, |_| None).await?, [], "its time has not passed");
     subject.age("hapax_parked", "taken_at", Duration::from_secs(301)).await?;
-    assert_eq!(ledger.rescue("another", policy, |_| None).await?, []);
+    assert_eq!(ledger.rescue("another", RESCUER, policy, |_| None).await?, []);
 
-    let rescued =
-        ledger.rescue(CONSUMER, hapax::ledger::upkeep::RescuePolicy { delay: LONG, ..policy }, |_| None).await?;
+    let rescued = ledger
+        .rescue(CONSUMER, RESCUER, hapax::ledger::upkeep::RescuePolicy { delay: LONG, ..policy }, |_| None)
+        .await?;
     assert!(matches!(&rescued[..], [Rescued::Retried(row)] if row.id == id), "{rescued:?}");
     let row = subject.row(id).await?;
     assert_eq!((row.state, row.attempts, row.crashes), (State::Retry, 1, 1), "a crash, not an attempt");
     assert_eq!(row.due_at.map(|due| due - row.updated_at), Some(600_000));
     assert_eq!((row.run_token, row.incarnation, row.taken_at), (None, None, None));
-    assert_eq!(ledger.rescue(CONSUMER, policy, |_| None).await?, []);
+    assert_eq!(ledger.rescue(CONSUMER, RESCUER, policy, |_| None).await?, []);
 
     // Its runner, alive after all, finds that it is no longer its own.
     committed!(subject, |lane| {
@@ -52,10 +53,10 @@ pub(crate) async fn a_row_that_a_live_transaction_works_on_is_not_rescued(subjec
     runner.begin().await?;
     assert_eq!(ledger.lock_running(runner.as_mut(), token, &[busy]).await?, [busy]);
 
-    let rescued = ledger.rescue(CONSUMER, rescue_after(Duration::from_secs(1), 3), |_| None).await?;
+    let rescued = ledger.rescue(CONSUMER, RESCUER, rescue_after(Duration::from_secs(1), 3), |_| None).await?;
     assert!(matches!(&rescued[..], [Rescued::Retried(row)] if row.id == lost), "{rescued:?}");
     runner.rollback().await?;
-    let rescued = ledger.rescue(CONSUMER, rescue_after(Duration::from_secs(1), 3), |_| None).await?;
+    let rescued = ledger.rescue(CONSUMER, RESCUER, rescue_after(Duration::from_secs(1), 3), |_| None).await?;
     assert!(matches!(&rescued[..], [Rescued::Retried(row)] if row.id == busy), "{rescued:?}");
     Ok(())
 }
@@ -105,7 +106,7 @@ async fn kill(subject: &Subject, max_crashes: u32, copy: impl Fn(&ParkedRow) -> 
         taken.extend(subject.take(Which::Suspect).await?.1);
         assert_eq!(taken.len(), 1);
         subject.age("hapax_parked", "taken_at", LONG * 2).await?;
-        match &subject.ledger.rescue(CONSUMER, rescue_after(LONG, max_crashes), &copy).await?[..] {
+        match &subject.ledger.rescue(CONSUMER, RESCUER, rescue_after(LONG, max_crashes), &copy).await?[..] {
             [Rescued::Retried(_)] => {}
             [Rescued::Dead(_)] => return Ok(crash),
             other => panic!("{other:?}"),
@@ -166,7 +167,7 @@ pub(crate) async fn one_row_that_somebody_edited_keeps_no_other_from_rescue(subj
     subject.take(Which::Innocent).await?;
     subject.age("hapax_parked", "taken_at", LONG * 2).await?;
     committed!(subject, |lane| subject.ledger.unclaim(lane, CONSUMER, &[&id("edited")]).await?);
-    let rescued = subject.ledger.rescue(CONSUMER, rescue_after(LONG, 0), |_| None).await?;
+    let rescued = subject.ledger.rescue(CONSUMER, RESCUER, rescue_after(LONG, 0), |_| None).await?;
     assert_eq!(rescued.len(), 2, "{rescued:?}");
     for (id, owner) in [(edited, None::<ParkedId>), (other, Some(other))] {
         let row = subject.row(id).await?;
@@ -174,5 +175,48 @@ pub(crate) async fn one_row_that_somebody_edited_keeps_no_other_from_rescue(subj
         let name = row.message_id.expect("an id");
         assert_eq!(subject.inbox(name.as_str()).await?.and_then(|row| row.parked_id), owner);
     }
+    Ok(())
+}
+
+pub(crate) async fn the_rows_of_a_host_that_lives_are_not_rescued(subject: Subject) -> TestResult {
+    let ledger = &subject.ledger;
+    let id = subject.retry(carried("a"), NOW).await?;
+    let (token, _) = subject.take_one().await?;
+    subject.age("hapax_parked", "taken_at", LONG * 2).await?;
+    let policy = rescue_after(Duration::from_secs(1), 3);
+    assert_eq!(ledger.rescue(CONSUMER, HOST, policy, |_| None).await?, [], "its own host knows better");
+
+    ledger.sign_of_life(CONSUMER, HOST, LONG).await?;
+    ledger.sign_of_life(CONSUMER, HOST, LONG).await?;
+    assert_eq!(ledger.rescue(CONSUMER, RESCUER, policy, |_| None).await?, [], "it is slow, not lost");
+    subject.age("hapax_leases", "expires_at", LONG * 2).await?;
+    assert!(matches!(&ledger.rescue(CONSUMER, RESCUER, policy, |_| None).await?[..], [Rescued::Retried(_)]));
+    assert_eq!(subject.row(id).await?.crashes, 1);
+
+    // Signs of life are a consumer's own, and end with it.
+    let (again, _) = subject.take(Which::Suspect).await?;
+    assert_ne!(again, token);
+    subject.age("hapax_parked", "taken_at", LONG * 2).await?;
+    ledger.sign_of_life("another", HOST, LONG).await?;
+    ledger.sign_of_life(CONSUMER, HOST, LONG).await?;
+    ledger.forget_hosts(CONSUMER, NOW).await?;
+    assert_eq!(ledger.rescue(CONSUMER, RESCUER, policy, |_| None).await?, [], "only the expired are forgotten");
+    ledger.end_sign_of_life(CONSUMER, HOST).await?;
+    assert!(matches!(&ledger.rescue(CONSUMER, RESCUER, policy, |_| None).await?[..], [Rescued::Retried(_)]));
+    Ok(())
+}
+
+pub(crate) async fn runs_of_which_their_own_host_knows_nothing_are_found(subject: Subject) -> TestResult {
+    let ledger = &subject.ledger;
+    let id = subject.retry(carried("a"), NOW).await?;
+    let (token, _) = subject.take_one().await?;
+    let age = Duration::from_secs(60);
+    assert_eq!(ledger.strays(CONSUMER, HOST, age, |_| false).await?, [], "its time has not passed");
+    subject.age("hapax_parked", "taken_at", LONG).await?;
+    assert_eq!(ledger.strays(CONSUMER, HOST, age, |known| known == token).await?, []);
+    assert_eq!(ledger.strays(CONSUMER, RESCUER, age, |_| false).await?, [], "another host's");
+    assert_eq!(ledger.strays(CONSUMER, HOST, age, |_| false).await?, [token]);
+    ledger.give_back(CONSUMER, HOST, token, NOW).await?;
+    assert_eq!((subject.row(id).await?.state, subject.row(id).await?.crashes), (State::Retry, 0));
     Ok(())
 }

@@ -25,6 +25,8 @@ pub(crate) const CONSUMER: &str = "reduce-stock";
 
 /// The host that takes rows, unless another is named.
 pub(crate) const HOST: Incarnation = Incarnation(*b"the-only-host-on");
+/// The host that looks after what others have lost.
+pub(crate) const RESCUER: Incarnation = Incarnation(*b"the-host-that-is");
 
 /// The module that handles everything.
 pub(crate) const MODULE: [u8; 8] = *b"module-1";
@@ -204,7 +206,7 @@ impl Subject {
     /// Puts back everything that runs, as if its host had died.
     pub(crate) async fn crash(&self, max_crashes: u32) -> Result<Vec<Rescued>, DbError> {
         self.age("hapax_parked", "taken_at", LONG * 2).await?;
-        self.ledger.rescue(CONSUMER, rescue_after(LONG, max_crashes), |_| None).await
+        self.ledger.rescue(CONSUMER, RESCUER, rescue_after(LONG, max_crashes), |_| None).await
     }
 
     /// A parked row that must be there.

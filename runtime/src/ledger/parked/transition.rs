@@ -219,6 +219,13 @@ impl ParkedMove {
         Self { attempts, reason: Some(reason.as_str().to_owned()), ..moved }
     }
 
+    /// A stored delivery, running → dead, without an inbox row that points to it.
+    pub fn dead_apart(row: &ParkedRow, token: RunToken, reason: Reason, error: &str) -> Self {
+        let reason = Some(reason.as_str().to_owned());
+        let error = Some(without_nul(error));
+        Self { reason, code: None, error, ..Self::of(row, token, State::Dead, None) }
+    }
+
     /// running in phase compensate → dead, the compensation having taken effect. It keeps the reason it had.
     pub fn compensated(row: &ParkedRow, token: RunToken) -> Self {
         Self { compensations: row.compensations + 1, ..Self::of(row, token, State::Dead, None) }

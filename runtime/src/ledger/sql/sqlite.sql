@@ -95,10 +95,16 @@ WHERE consumer = :consumer AND state = 2 AND run_token = :run_token AND incarnat
 UPDATE hapax_parked SET state = CASE phase WHEN 3 THEN 3 ELSE 1 END, due_at = @now + :delay, run_token = NULL, incarnation = NULL, taken_at = NULL, updated_at = @now
 WHERE id IN ({:row_id}) AND run_token = :run_token AND state = 2
 
+-- name: strays
+-- Locks nothing: what is given back is guarded by its token.
+SELECT DISTINCT run_token FROM hapax_parked
+WHERE consumer = :consumer AND state = 2 AND incarnation = :incarnation AND taken_at < @now - :age
+
 -- name: orphans
+-- alive: the hosts that give signs of life, and the one that asks.
 -- One process per file: nobody else can be working on them.
 SELECT id, consumer, message_id, state, phase, generation, due_at, slot, attempts, handler_attempts, crashes, compensations, run_token, incarnation, taken_at, reason, code, error, module, body_digest, exchange, routing_key, properties, body, body_bytes, created_at, updated_at FROM hapax_parked
-WHERE consumer = :consumer AND state = 2 AND taken_at < @now - :age
+WHERE consumer = :consumer AND state = 2 AND taken_at < @now - :age AND incarnation NOT IN ({:alive})
 ORDER BY id LIMIT :limit
 
 -- name: parked_counts
@@ -185,3 +191,12 @@ INSERT INTO hapax_leases (name, holder, expires_at) VALUES (:name, NULL, 0) ON C
 
 -- name: lease_take
 UPDATE hapax_leases SET holder = :holder, expires_at = @now + :lease WHERE name = :name AND (holder = :holder OR expires_at < @now)
+
+-- name: lease_holders
+SELECT holder FROM hapax_leases WHERE name >= :first AND name < :past AND expires_at >= @now AND holder IS NOT NULL
+
+-- name: lease_end
+DELETE FROM hapax_leases WHERE name = :name AND holder = :holder
+
+-- name: lease_forget
+DELETE FROM hapax_leases WHERE name >= :first AND name < :past AND expires_at < @now - :age
