@@ -32,7 +32,7 @@ impl LaneGuest {
     }
 
     /// The module that calls run on until the next [`Self::pin`].
-    pub fn pinned(&self) -> &Module {
+    pub fn pinned(&self) -> &Arc<Module> {
         &self.pinned
     }
 

@@ -287,10 +287,11 @@ impl Pipeline {
     /// later batches must wait.
     fn absorb(&mut self, batch: Batch, done: Done, report: &mut Report) -> bool {
         let mut settled: HashMap<usize, Settled> = done.settled.into_iter().collect();
+        let module = Arc::clone(self.guest.pinned());
         report.delays.extend(done.records.delays);
         for (index, member) in batch.members.into_iter().enumerate() {
             let Some(Settled { outcome, disposition }) = settled.remove(&index) else { continue };
-            self.shared.tell(&member, &outcome, &disposition);
+            self.shared.tell(&member, &outcome, &disposition, &module);
             self.count(&outcome, &disposition, &mut report.verdicts);
             match (&member.origin, &disposition) {
                 (Origin::Delivery { .. }, Disposition::GiveBack) => report.returned.push(member),

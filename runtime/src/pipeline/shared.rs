@@ -197,17 +197,23 @@ impl Shared {
     }
 
     /// Counts and logs what has been committed of a member.
-    pub(super) fn tell(&self, member: &Member, outcome: &Outcome, disposition: &Disposition) {
+    pub(super) fn tell(&self, member: &Member, outcome: &Outcome, disposition: &Disposition, module: &Module) {
         if is_first_after_redrive(member, outcome, disposition) {
             self.metrics.redriven(1);
         }
         match outcome {
-            Outcome::Completed => self.metrics.completed(1),
+            Outcome::Completed => {
+                self.metrics.completed(1);
+                self.tell_done(member, "handled", module);
+            }
             Outcome::Duplicate => self.metrics.duplicates(1),
-            Outcome::Compensated => self.metrics.compensated(Compensation::Done),
+            Outcome::Compensated => {
+                self.metrics.compensated(Compensation::Done);
+                self.tell_done(member, "compensated", module);
+            }
             Outcome::Failed(failure) => {
                 self.metrics.attempt_failed(kind_of(failure));
-                self.tell_failure(member, failure, disposition);
+                self.tell_failure(member, failure, disposition, module);
             }
             _ => {}
         }
@@ -232,8 +238,16 @@ impl Shared {
         }
     }
 
+    /// An attempt that took effect.
+    fn tell_done(&self, member: &Member, what: &str, module: &Module) {
+        let attempt = member.attempts() + 1;
+        tracing::debug!(
+            consumer = %self.name, message_id = member.name(), attempt, module = %module.short_digest(), "{what}"
+        );
+    }
+
     /// A failed attempt in words for operators.
-    fn tell_failure(&self, member: &Member, failure: &Failure, disposition: &Disposition) {
+    fn tell_failure(&self, member: &Member, failure: &Failure, disposition: &Disposition, module: &Module) {
         let fate = match disposition {
             Disposition::Retry { delay, .. } => {
                 format!("failed, again in {}", humantime::format_duration(Duration::from_millis(millis(*delay))))
@@ -245,7 +259,8 @@ impl Shared {
         let attempt = member.attempts() + 1;
         let code = failure.code.as_deref().unwrap_or("-");
         tracing::warn!(
-            consumer = %self.name, message_id = member.name(), attempt, code, "attempt {fate}: {}", failure.message
+            consumer = %self.name, message_id = member.name(), attempt, code, module = %module.short_digest(),
+            "attempt {fate}: {}", failure.message
         );
         if let Some(detail) = &failure.detail {
             tracing::debug!(consumer = %self.name, message_id = member.name(), "{detail}");
