@@ -98,7 +98,8 @@ async fn measure(common: &Common, policy: &Policy, pressure: &watch::Sender<bool
         shared.metrics.parked_rows(state.as_str(), count(state));
     }
     let parked = count(State::Retry) + count(State::Running) + count(State::Deferred);
-    let unpublished = shared.relay.waiting();
+    let (unpublished, oldest) = shared.ledger.outbox_stats(&shared.name).await?;
+    shared.metrics.outbox_waiting(unpublished, oldest);
     let pressed = parked > policy.parked_max || unpublished > policy.outbox_max;
     let changed = pressure.send_if_modified(|before| std::mem::replace(before, pressed) != pressed);
     match (changed, pressed) {
