@@ -26,7 +26,7 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Say how many messages wait to be published, in the database of a consumer
+    /// Say how many of a consumer's messages wait to be published
     Stats(ConsumerArgs),
     /// Publish a consumer's undeliverable messages again, once the cause is mended
     Retry(ConsumerArgs),
@@ -47,7 +47,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let ledger = open::ledger(&consumer.database).await?;
     match &args.command {
         Command::Stats(_) => {
-            let (waiting, age) = ledger.outbox_stats().await.context("cannot look into the outbox")?;
+            let (waiting, age) = ledger.outbox_stats(&consumer.name).await.context("cannot look into the outbox")?;
             let oldest = if waiting == 0 { String::new() } else { format!(", the oldest for {}", rough(age)) };
             say!(
                 "{} {} to be published{oldest}",

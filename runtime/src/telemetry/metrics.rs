@@ -82,8 +82,8 @@ metrics! {
     OUTBOX_UNDELIVERABLE = C, Count, "hapax_outbox_undeliverable_total",
         "Outbox messages that the broker refused or returned";
     OUTBOX_OLDEST_SECONDS = G, Seconds, "hapax_outbox_oldest_seconds",
-        "Age of the oldest outbox message that waits to be published; 0 when none does";
-    OUTBOX_PENDING = G, Count, "hapax_outbox_pending", "Outbox messages that wait to be published";
+        "Age of the oldest outbox message that waits to be published, 0 when none does, by consumer";
+    OUTBOX_PENDING = G, Count, "hapax_outbox_pending", "Outbox messages that wait to be published, by consumer";
     PARKED_ROWS = G, Count, "hapax_parked_rows",
         "Parked messages now, by consumer and state (retry, running, deferred, dead, discarded)";
     PAUSED = G, Count, "hapax_paused", "1 while a consumer takes no deliveries, by consumer and reason";
@@ -162,9 +162,6 @@ fn describe_all() {
     for metric in [LOCK_ERRORS, DATABASE_ERRORS, BROKER_ERRORS, OUTBOX_PUBLISHED, OUTBOX_UNDELIVERABLE, LEASES_LOST] {
         counter!(metric.name).absolute(0);
     }
-    for metric in [OUTBOX_OLDEST_SECONDS, OUTBOX_PENDING] {
-        gauge!(metric.name).set(0.0);
-    }
 }
 
 /// A call of the lock server failed.
@@ -195,12 +192,6 @@ pub fn outbox_published(messages: u64) {
 /// The broker refused or returned that many outbox messages.
 pub fn outbox_undeliverable(messages: u64) {
     counter!(OUTBOX_UNDELIVERABLE.name).increment(messages);
-}
-
-/// What a look at the outbox found.
-pub fn outbox_waiting(pending: u64, oldest: Duration) {
-    gauge!(OUTBOX_PENDING.name).set(pending as f64);
-    gauge!(OUTBOX_OLDEST_SECONDS.name).set(oldest.as_secs_f64());
 }
 
 /// What became of a changed module file.
@@ -236,6 +227,8 @@ pub struct ConsumerMetrics {
     commit_seconds: Histogram,
     batch_size: Histogram,
     crashes: Counter,
+    outbox_pending: Gauge,
+    outbox_oldest: Gauge,
 }
 
 impl ConsumerMetrics {
@@ -245,6 +238,11 @@ impl ConsumerMetrics {
             let counter = counter!(metric.name, "consumer" => consumer.to_owned());
             counter.absolute(0);
             counter
+        };
+        let gauge = |metric: Metric| {
+            let gauge = gauge!(metric.name, "consumer" => consumer.to_owned());
+            gauge.set(0.0);
+            gauge
         };
         let histogram = |metric: Metric| histogram!(metric.name, "consumer" => consumer.to_owned());
         Self {
@@ -261,6 +259,8 @@ impl ConsumerMetrics {
             commit_seconds: histogram(COMMIT_SECONDS),
             batch_size: histogram(BATCH_SIZE),
             crashes: counter(CRASHES),
+            outbox_pending: gauge(OUTBOX_PENDING),
+            outbox_oldest: gauge(OUTBOX_OLDEST_SECONDS),
         }
     }
 
@@ -300,6 +300,12 @@ impl ConsumerMetrics {
     /// A message became a dead letter. Reasons are the host's own words, never a guest's: each is a series for ever.
     pub fn dead(&self, reason: &'static str) {
         counter!(DEAD.name, "consumer" => self.consumer.clone(), "reason" => reason).increment(1);
+    }
+
+    /// So many of its outbox messages wait to be published, the oldest for that long.
+    pub fn outbox_waiting(&self, pending: u64, oldest: Duration) {
+        self.outbox_pending.set(pending as f64);
+        self.outbox_oldest.set(oldest.as_secs_f64());
     }
 
     /// Dead letters were taken up again.
@@ -422,7 +428,7 @@ mod tests {
         for line in [
             "hapax_lock_errors_total 0",
             "hapax_leases_lost_total 0",
-            "hapax_outbox_oldest_seconds 0",
+            "hapax_outbox_oldest_seconds{consumer=\"reduce-stock\"} 0",
             "hapax_messages_completed_total{consumer=\"reduce-stock\"} 0",
             "hapax_attempts_failed_total{consumer=\"reduce-stock\",kind=\"trap\"} 0",
         ] {
@@ -453,7 +459,7 @@ mod tests {
             consumer.crashed(1);
             outbox_published(5);
             outbox_undeliverable(1);
-            outbox_waiting(9, Duration::from_millis(1500));
+            consumer.outbox_waiting(9, Duration::from_millis(1500));
             [lock_failed, lease_lost, database_failed, broker_failed].iter().for_each(|record| record());
             drop(consumer.in_flight(4));
         });
@@ -469,7 +475,8 @@ mod tests {
             "hapax_batch_size_bucket{consumer=\"c\",le=\"64\"} 1",
             "hapax_batch_size_bucket{consumer=\"c\",le=\"32\"} 0",
             "hapax_handler_seconds_bucket{consumer=\"c\",le=\"0.00003\"} 1",
-            "hapax_outbox_oldest_seconds 1.5",
+            "hapax_outbox_oldest_seconds{consumer=\"c\"} 1.5",
+            "hapax_outbox_pending{consumer=\"c\"} 9",
         ] {
             assert!(text.contains(&format!("{line}\n")), "no {line} in:\n{text}");
         }

@@ -506,6 +506,7 @@ fn listener(queue: &str, binding: Option<(&str, &str)>) -> broker::QueueSpec {
         bindings: bindings.collect(),
         prefetch_messages: 500,
         prefetch_bytes: 16 << 20,
+        ordered: false,
     }
 }
 
