@@ -13,7 +13,7 @@ Examples:
   hapax new accept-order
   cd accept-order && cargo test
 
-What is in it: src/lib.rs (a handler, its compensation and their tests), schema.sql and message.json to try it with
+What is in it: src/lib.rs (a handler, its compensation and their tests), schema.sql and message.json to try it with \
 `hapax invoke`, hapax.toml to run it on files without a server, and a README with every command.
 
 Exit codes: 0 made, 1 a file could not be written, or the folder is there already, 2 the name cannot be a project's.";

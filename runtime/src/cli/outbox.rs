@@ -12,7 +12,7 @@ Examples:
   hapax outbox stats reduce-stock
   hapax outbox retry reduce-stock
 
-A message that the broker returns (no queue takes it) or refuses (no such exchange, no right) becomes undeliverable and
+A message that the broker returns (no queue takes it) or refuses (no such exchange, no right) becomes undeliverable and \
 stays in SQL while the others flow. `hapax explain CONSUMER ID` shows those of one message, with what the broker said.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or config.";

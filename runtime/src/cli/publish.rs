@@ -31,7 +31,7 @@ JSON lines (--lines) hold one object a message; every key may be left out, and w
   headers, exchange, routing_key, content_type
   properties   AMQP properties as `hapax dead show --json` prints them
 
-Messages are persistent and mandatory: one that no queue takes comes back, and is reported. Those whose answer is lost
+Messages are persistent and mandatory: one that no queue takes comes back, and is reported. Those whose answer is lost \
 with the connection are published again, under the same id.
 
 Exit codes: 0 every message was confirmed, 1 not all, or the input is wrong, 2 wrong usage or config.";

@@ -28,6 +28,7 @@ use crate::telemetry::waits::retry_forever;
 
 pub use gate::MassFailure;
 use gate::{Gate, Health};
+pub use lane::LOCK_WAIT;
 use lane::{Common, Lane};
 
 /// How long lanes hold on to their deliveries while infrastructure is away, before they go back to the broker: long
