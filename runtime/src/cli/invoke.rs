@@ -43,15 +43,15 @@ Examples:
   hapax invoke handler.wasm --message order.json --schema schema.sql --compensate --reason exhausted
 
 Without --consumer the handler works on a SQLite database of its own, made from the --schema files and thrown away, and \
-may do everything to the tables that they make, and publish anywhere. With --consumer it works on that consumer's database with that \
-consumer's grants, and holds its row locks until it ends; what it did is rolled back unless --commit is given. With \
---commit the message id is claimed in the same transaction, as `hapax run` would: an id that is there already is not \
+may do everything to the tables that they make, and publish anywhere. With --consumer it works on that consumer's \
+database with that consumer's grants, and holds its row locks until it ends; what it did is rolled back unless \
+--commit is given. With --commit the message id is claimed in the same transaction, as `hapax run` would: an id that is there already is not \
 handled again, and outbox messages are stored for the next host to publish.
 
 Grants (--grant, repeatable):
   stock=select,update      a table and its rights; replaces the rights on the tables of the schema
-  publish:shop=stock.*     an exchange (empty: the default exchange) and a pattern of routing keys; without any of
-                           these it may publish anywhere, since nothing is published
+  publish:shop=stock.*     an exchange (empty: the default one) and a pattern of routing keys;
+                           without any of these it may publish anywhere: nothing is sent
   function:similarity      a SQL function
   config:exchange=shop     a value for the handler's `config`
 

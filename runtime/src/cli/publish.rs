@@ -21,11 +21,11 @@ pub(super) const HELP: &str = "\
 Examples:
   hapax publish --queue reduce_stock_queue '{\"goods_id\": 1, \"quantity\": 2}'
   hapax publish --exchange shop --routing-key order.created --file order.json --id order-4711
-  hapax publish --broker embedded:broker.db --exchange shop --routing-key order.created --lines < orders.jsonl
+  hapax publish -b embedded:broker.db -e shop -k order.created --lines < orders.jsonl
 
 JSON lines (--lines) hold one object a message; every key may be left out, and what is left out comes from the options:
-  {\"body\": {\"goods_id\": 1}, \"id\": \"order-1\", \"headers\": {\"tenant\": \"a\"}, \"routing_key\": \"order.created\"}
-  body         text as it is, anything else as JSON (with content_type application/json unless one is given)
+  {\"id\": \"order-1\", \"body\": {\"goods_id\": 1}, \"headers\": {\"tenant\": \"a\"}}
+  body         text as it is, anything else as JSON (then of type application/json by default)
   body_base64  a body that is no text, instead
   id           the message id; a UUIDv7 where there is none
   headers, exchange, routing_key, content_type

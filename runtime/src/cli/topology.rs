@@ -14,7 +14,8 @@ use crate::message::HeaderValue;
 pub(super) const HELP: &str = "\
 Examples:
   hapax topology -c hapax.toml
-  hapax topology -c hapax.toml --format definitions > definitions.json && rabbitmqctl import_definitions definitions.json
+  hapax topology -c hapax.toml --format definitions > definitions.json
+  rabbitmqctl import_definitions definitions.json
 
 Definitions hold every queue, exchange and binding that the config needs, those with declare = \"passive\" too: import \
 leaves what exists as it is. Exchanges become durable topic exchanges, since a config does not say what they are.
