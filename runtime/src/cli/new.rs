@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 
 use super::error::{failure, usage};
-use super::output::say;
+use super::output::{say, tell};
 
 pub(super) const HELP: &str = "\
 Examples:
@@ -73,6 +73,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     say!("  rustup target add wasm32-wasip2 && cargo build --release --target wasm32-wasip2")?;
     let module = "target/wasm32-wasip2/release/handler.wasm";
     say!("  hapax invoke {module} --message message.json --schema schema.sql")?;
+    if args.sdk.is_none() {
+        tell!("note: it takes hapax-guest {} from crates.io; --sdk DIR takes a checkout", env!("CARGO_PKG_VERSION"));
+    }
     Ok(ExitCode::SUCCESS)
 }
 

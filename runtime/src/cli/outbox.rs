@@ -26,7 +26,7 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Say how many messages wait to be published, in the database of a consumer
+    /// Say how many messages wait to be published or are undeliverable, in the database of a consumer
     Stats(ConsumerArgs),
     /// Publish a consumer's undeliverable messages again, once the cause is mended
     Retry(ConsumerArgs),
@@ -48,12 +48,20 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     match &args.command {
         Command::Stats(_) => {
             let (waiting, age) = ledger.outbox_stats().await.context("cannot look into the outbox")?;
-            let oldest = if waiting == 0 { String::new() } else { format!(", the oldest for {}", rough(age)) };
-            say!(
-                "{} {} to be published{oldest}",
-                count(waiting, "message"),
-                if waiting == 1 { "waits" } else { "wait" }
-            )?;
+            let oldest =
+                |number, age| if number == 0 { String::new() } else { format!(", the oldest for {}", rough(age)) };
+            let waits = if waiting == 1 { "waits" } else { "wait" };
+            say!("{} {waits} to be published{}", count(waiting, "message"), oldest(waiting, age))?;
+            let (stuck, age) = ledger.outbox_undeliverables().await.context("cannot look into the outbox")?;
+            let is = if stuck == 1 { "is" } else { "are" };
+            say!("{} {is} undeliverable{}", count(stuck, "message"), oldest(stuck, age))?;
+            if stuck > 0 {
+                tell!(
+                    "hint: no queue took them; bind one, then `hapax outbox retry {}`; the host's log and `hapax explain` \
+                     name exchange and routing key",
+                    consumer.name
+                );
+            }
         }
         Command::Retry(_) => {
             let again = ledger.outbox_requeue(&consumer.name).await.context("cannot change the outbox")?;

@@ -126,5 +126,8 @@ async fn every_command_of_a_new_projects_readme_works() -> TestResult {
     wait_until(Duration::from_secs(60), "the order to be there", async || project.orders().await.is_ok_and(|n| n == 1))
         .await?;
     host.terminate(Duration::from_secs(60)).await?;
+    // As its README says of messages that no queue takes.
+    let outbox = project.sh(&format!("hapax outbox stats {}", Project::NAME))?;
+    assert!(outbox.contains("1 message is undeliverable"), "{outbox}");
     Ok(())
 }

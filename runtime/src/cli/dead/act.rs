@@ -363,7 +363,13 @@ async fn dry_run(books: &Books, which: &Which, limit: usize, act: Act) -> anyhow
 
 fn announce(rows: &[ParkedRow], act: Act) -> anyhow::Result<ExitCode> {
     list::print(rows, false)?;
-    say!("would {} {}; nothing was changed", act.verb(), count(rows.len() as u64, "dead letter"))?;
+    let refuses = |row: &&ParkedRow| matches!(act, Act::Redrive { force: false, .. }) && row.compensations > 0;
+    let refused = rows.iter().filter(refuses).count();
+    let mut words = format!("would {} {}", act.verb(), count((rows.len() - refused) as u64, "dead letter"));
+    if refused > 0 {
+        words += &format!(", and refuse {refused} whose compensation took effect");
+    }
+    say!("{words}; nothing was changed")?;
     Ok(ExitCode::SUCCESS)
 }
 
