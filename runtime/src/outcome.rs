@@ -172,21 +172,21 @@ pub fn decide(outcome: &Outcome, situation: &Situation, policy: &RetryPolicy) ->
         }
         Outcome::Held => Disposition::Defer(DEFER_DELAY),
         Outcome::NotReached => Disposition::GiveBack,
-        Outcome::Failed(failure) => failed(failure, None, situation, policy),
+        Outcome::Failed(failure) => failed(failure, situation, policy),
         Outcome::Contended(_) if situation.contentions < MAX_CONTENTIONS => Disposition::Again,
         Outcome::Contended(message) => {
             let failure = spoken_for("contention", message);
             finish(Reason::Contention, failure, situation)
         }
         Outcome::LoneFault(_) if situation.lone_faults < MAX_LONE_FAULTS => Disposition::GiveBack,
-        Outcome::LoneFault(message) => failed(&spoken_for("infrastructure", message), None, situation, policy),
+        Outcome::LoneFault(message) => failed(&spoken_for("infrastructure", message), situation, policy),
     }
 }
 
 /// A failed attempt: once more, or never again.
-fn failed(failure: &Failure, reason: Option<Reason>, situation: &Situation, policy: &RetryPolicy) -> Disposition {
+fn failed(failure: &Failure, situation: &Situation, policy: &RetryPolicy) -> Disposition {
     if failure.advice == Advice::Never {
-        return finish(reason.unwrap_or(Reason::Permanent), failure.clone(), situation);
+        return finish(Reason::Permanent, failure.clone(), situation);
     }
     let advised = match failure.advice {
         Advice::After(delay) => Some(delay),
@@ -199,7 +199,7 @@ fn failed(failure: &Failure, reason: Option<Reason>, situation: &Situation, poli
     let attempts = situation.attempts + 1;
     match policy.next_delay(attempts, advised, situation.random) {
         Some(delay) => Disposition::Retry { attempts, delay, failure: Some(failure.clone()) },
-        None => finish(reason.unwrap_or(Reason::Exhausted), failure.clone(), situation),
+        None => finish(Reason::Exhausted, failure.clone(), situation),
     }
 }
 

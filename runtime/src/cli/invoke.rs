@@ -16,7 +16,7 @@ use super::error::{failure, usage};
 use super::output::tell;
 use super::{ConfigArg, USAGE, open};
 use crate::broker::Outgoing;
-use crate::config::ConsumerConfig;
+use crate::config::{ConsumerConfig, default_module_cache};
 use crate::guest::cache::ModuleCache;
 use crate::guest::compile::Compiler;
 use crate::guest::engine::{Engine, EngineSettings};
@@ -24,7 +24,7 @@ use crate::guest::grants::{ConsumerContext, Reuse};
 use crate::guest::instance::Instance;
 use crate::guest::module::Module;
 use crate::guest::{Advice, Call, Death, Failure, Finished, Phase, Verdict};
-use crate::host::{consumer_context, default_module_cache};
+use crate::host::consumer_context;
 use crate::identity;
 use crate::ledger::Ledger;
 use crate::ledger::database::{Connection, Database};
@@ -42,16 +42,16 @@ Examples:
   hapax invoke new.wasm --message order.json -c hapax.toml --consumer reduce-stock
   hapax invoke handler.wasm --message order.json --schema schema.sql --compensate --reason exhausted
 
-Without --consumer the handler works on a SQLite database of its own, made from the --schema files and thrown away, and
-may do everything to the tables that they make, and publish anywhere. With --consumer it works on that consumer's database with that
-consumer's grants, and holds its row locks until it ends; what it did is rolled back unless --commit is given. With
---commit the message id is claimed in the same transaction, as `hapax run` would: an id that is there already is not
+Without --consumer the handler works on a SQLite database of its own, made from the --schema files and thrown away, and \
+may do everything to the tables that they make, and publish anywhere. With --consumer it works on that consumer's \
+database with that consumer's grants, and holds its row locks until it ends; what it did is rolled back unless \
+--commit is given. With --commit the message id is claimed in the same transaction, as `hapax run` would: an id that is there already is not \
 handled again, and outbox messages are stored for the next host to publish.
 
 Grants (--grant, repeatable):
   stock=select,update      a table and its rights; replaces the rights on the tables of the schema
-  publish:shop=stock.*     an exchange (empty: the default exchange) and a pattern of routing keys; without any of
-                           these it may publish anywhere, since nothing is published
+  publish:shop=stock.*     an exchange (empty: the default one) and a pattern of routing keys;
+                           without any of these it may publish anywhere: nothing is sent
   function:similarity      a SQL function
   config:exchange=shop     a value for the handler's `config`
 
@@ -178,7 +178,8 @@ async fn in_sandbox(args: &Args) -> anyhow::Result<Ground> {
     let context = kept(grants::context(&args.grant, &sandbox.tables));
     let max_attempts = crate::retry::RetryPolicy::default().max_attempts;
     let database = Arc::clone(&sandbox.database);
-    Ok(Ground { database, context, cache: default_module_cache(), max_attempts, _sandbox: Some(sandbox) })
+    let cache = default_module_cache(&std::env::temp_dir(), &|name| std::env::var(name).ok());
+    Ok(Ground { database, context, cache, max_attempts, _sandbox: Some(sandbox) })
 }
 
 /// The instance is kept after the call, so that its memory can be looked at.

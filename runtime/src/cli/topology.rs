@@ -14,16 +14,17 @@ use crate::message::HeaderValue;
 pub(super) const HELP: &str = "\
 Examples:
   hapax topology -c hapax.toml
-  hapax topology -c hapax.toml --format definitions > definitions.json && rabbitmqctl import_definitions definitions.json
+  hapax topology -c hapax.toml --format definitions > definitions.json
+  rabbitmqctl import_definitions definitions.json
 
-Definitions hold every queue, exchange and binding that the config needs, those with declare = \"passive\" too: import
+Definitions hold every queue, exchange and binding that the config needs, those with declare = \"passive\" too: import \
 leaves what exists as it is. Exchanges become durable topic exchanges, since a config does not say what they are.
 
 Exit codes: 0 printed, 2 the config has errors.";
 
 /// Show which queues, exchanges and bindings the config needs, and who makes them
 ///
-/// Queues of consumers with declare = \"create\" are declared by `hapax run`, with their arguments and bindings. All else
+/// Queues of consumers with declare = "create" are declared by `hapax run`, with their arguments and bindings. All else
 /// must be there: exchanges of bindings and of grants to publish, and queues for copies of dead letters.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {

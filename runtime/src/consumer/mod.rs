@@ -31,6 +31,7 @@ use crate::telemetry::waits::retry_forever;
 use gate::Gate;
 use health::Health;
 pub use health::MassFailure;
+pub use lane::LOCK_WAIT;
 use lane::{Common, Lane};
 use taken::Taken;
 

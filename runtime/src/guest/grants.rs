@@ -148,12 +148,6 @@ pub struct Reuse {
     pub memory_mark: u64,
 }
 
-impl Default for Reuse {
-    fn default() -> Self {
-        Self { calls: 10_000, memory_mark: 48 << 20 }
-    }
-}
-
 /// Matches a routing key against a topic pattern, in time proportional to the product of their words: `#.#.#…` costs no
 /// more than that.
 fn topic_matches(pattern: &str, key: &str) -> bool {

@@ -215,12 +215,21 @@ impl Ledger {
 
     /// How many rows of a consumer wait to be published, and the age of the oldest.
     pub async fn outbox_stats(&self, consumer: &str) -> Result<(u64, Duration), DbError> {
-        let args = Args::new().one("state", PENDING).one("consumer", consumer);
+        self.outbox_in(consumer, PENDING).await
+    }
+
+    /// How many rows of a consumer the broker will not take, and the age of the oldest.
+    pub async fn outbox_undeliverables(&self, consumer: &str) -> Result<(u64, Duration), DbError> {
+        self.outbox_in(consumer, UNDELIVERABLE).await
+    }
+
+    async fn outbox_in(&self, consumer: &str, state: i64) -> Result<(u64, Duration), DbError> {
+        let args = Args::new().one("state", state).one("consumer", consumer);
         let found = own_transaction!(self, |connection| query(connection, &self.statements.outbox_stats, args).await)?;
         let Some(row) = found.rows.into_iter().next() else { return Ok((0, Duration::ZERO)) };
         let mut row = Reader::new(row);
-        let waiting = row.number()?;
-        Ok((waiting, Duration::from_millis(row.int()?.max(0).unsigned_abs())))
+        let rows = row.number()?;
+        Ok((rows, Duration::from_millis(row.int()?.max(0).unsigned_abs())))
     }
 
     /// Makes a consumer's undeliverable rows pending again; returns how many.

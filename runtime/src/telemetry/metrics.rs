@@ -69,10 +69,10 @@ metrics! {
         "Deliveries stored because another attempt held the message, by consumer";
     DEAD = C, Count, "hapax_dead_total", "Messages that became dead letters, by consumer and reason";
     REDRIVEN = C, Count, "hapax_redriven_total", "Dead letters taken up again, by consumer";
-    IN_FLIGHT = G, Count, "hapax_in_flight", "Messages inside an attempt now, by consumer";
+    IN_FLIGHT = G, Count, "hapax_in_flight", "Messages that lanes have taken and not yet settled, by consumer: locked, handled or committed now";
     HANDLER_SECONDS = H(HANDLER_BUCKETS), Seconds, "hapax_handler_seconds", "Time inside the handler, by consumer";
     COMMIT_SECONDS = H(COMMIT_BUCKETS), Seconds, "hapax_commit_seconds", "Time to commit a batch, by consumer";
-    BATCH_SIZE = H(BATCH_BUCKETS), Count, "hapax_batch_size", "Messages per transaction, by consumer";
+    BATCH_SIZE = H(BATCH_BUCKETS), Count, "hapax_batch_size", "Handler calls that one commit made good, by consumer; duplicates cost none";
     MODULE_SWAPS = C, Count, "hapax_module_swaps_total",
         "Changed module files, by consumer and result (swapped, refused)";
     LOCK_ERRORS = C, Count, "hapax_lock_errors_total", "Calls of the lock server that failed";
@@ -134,9 +134,17 @@ impl Metrics {
     /// Moves recorded samples into their buckets now and then, so that memory stays bounded when nobody scrapes. Ends
     /// with `stop`.
     pub async fn keep_up(self, stop: CancellationToken) {
-        while stop.run_until_cancelled(tokio::time::sleep(Duration::from_secs(5))).await.is_some() {
-            self.handle.run_upkeep();
-        }
+        keep_up(&self.handle, KEEP_UP_EVERY, &stop).await;
+    }
+}
+
+/// How often samples are moved into their buckets: seldom enough to cost nothing, often enough that a busy host's samples
+/// of one round are some megabytes.
+const KEEP_UP_EVERY: Duration = Duration::from_secs(5);
+
+async fn keep_up(handle: &PrometheusHandle, every: Duration, stop: &CancellationToken) {
+    while stop.run_until_cancelled(tokio::time::sleep(every)).await.is_some() {
+        handle.run_upkeep();
     }
 }
 
@@ -313,7 +321,7 @@ impl ConsumerMetrics {
         self.redriven.increment(messages as u64);
     }
 
-    /// Attempts of that many messages began; they end when the guard goes.
+    /// That many messages were taken into work; they are settled or given back when the guard goes.
     pub fn in_flight(&self, messages: usize) -> InFlight {
         let messages = messages as f64;
         self.in_flight.increment(messages);
@@ -325,9 +333,9 @@ impl ConsumerMetrics {
         self.handler_seconds.record(elapsed);
     }
 
-    /// A COMMIT took that long, for a batch of that many messages.
-    pub fn committed(&self, messages: usize, elapsed: Duration) {
-        self.batch_size.record(messages as f64);
+    /// A COMMIT took that long, after that many calls of the handler.
+    pub fn committed(&self, calls: usize, elapsed: Duration) {
+        self.batch_size.record(calls as f64);
         self.commit_seconds.record(elapsed);
     }
 
@@ -378,7 +386,7 @@ fn failures(consumer: &str, kind: &'static str) -> Counter {
     counter!(ATTEMPTS_FAILED.name, "consumer" => consumer.to_owned(), "kind" => kind)
 }
 
-/// Messages inside an attempt; dropping it takes them off the gauge, however the attempt ended.
+/// Messages in work; dropping it takes them off the gauge, however that ended.
 #[must_use = "the messages count as in flight until this is dropped"]
 pub struct InFlight {
     gauge: Gauge,
@@ -480,6 +488,28 @@ mod tests {
         ] {
             assert!(text.contains(&format!("{line}\n")), "no {line} in:\n{text}");
         }
+    }
+
+    /// What upkeep has moved is rendered as what it has not, and it ends when told to.
+    #[tokio::test]
+    async fn keeping_up_loses_no_sample_and_ends_with_the_host() {
+        let recorder = with_buckets(PrometheusBuilder::new()).build_recorder();
+        let handle = recorder.handle();
+        let consumer = metrics::with_local_recorder(&recorder, || ConsumerMetrics::new("c"));
+        let stop = CancellationToken::new();
+        let kept_up = {
+            let (handle, stop) = (handle.clone(), stop.clone());
+            tokio::spawn(async move { keep_up(&handle, Duration::from_millis(1), &stop).await })
+        };
+        for _ in 0..10 {
+            consumer.handler_took(Duration::from_millis(2));
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        stop.cancel();
+        tokio::time::timeout(Duration::from_secs(10), kept_up).await.unwrap().unwrap();
+        consumer.handler_took(Duration::from_millis(2));
+        let text = handle.render();
+        assert!(text.contains("hapax_handler_seconds_count{consumer=\"c\"} 11\n"), "{text}");
     }
 
     #[test]

@@ -2,12 +2,12 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use hapax_tests::proc::{Launch, Process, hapax_bin};
+use hapax_tests::proc::{self, Launch, Process, hapax_bin};
 use hapax_tests::wait_until;
 
 use crate::mask::mask;
@@ -15,10 +15,9 @@ use crate::mask::mask;
 /// Variables that would change what the binary does.
 const VARIABLES: [&str; 6] = ["HAPAX_CONFIG", "HAPAX_BROKER", "HAPAX_LOG", "RUST_LOG", "COLUMNS", "HOME"];
 
-/// The guests that `make guests` builds.
+/// A guest that `make guests` builds.
 pub(crate) fn guest(name: &str) -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));
-    root.join("target/wasm32-wasip2/release").join(format!("{name}.wasm"))
+    proc::guest(name).unwrap_or_else(|error| panic!("{error:#}"))
 }
 
 /// A folder of one test.
@@ -131,7 +130,7 @@ impl Ran {
         }
         let _ = write!(text, "--- exit code {}", self.code.map_or("none".to_owned(), |code| code.to_string()));
         let folder = self.folder.display().to_string();
-        let guests = guest("x").parent().map(|guests| guests.display().to_string()).unwrap_or_default();
+        let guests = proc::target_dir().unwrap_or_default().join("wasm32-wasip2/release").display().to_string();
         let text = text.replace(&folder, "[DIR]").replace(&guests, "[GUESTS]");
         // What the toolchain of a guest imports is not ours to fix.
         let lines = mask(&text);

@@ -10,7 +10,7 @@ use hapax::broker::{self, Broker, Outgoing, Published};
 use hapax::ledger::database::{self, Database, SessionSettings};
 use hapax::ledger::value::{RowLimits, Value};
 use hapax::message::Properties;
-use hapax_tests::proc::{Launch, Process};
+use hapax_tests::proc::{self, Launch, Process};
 use hapax_tests::servers::shared;
 use hapax_tests::vhost::Vhost;
 use hapax_tests::{wait_for, wait_until};
@@ -403,23 +403,13 @@ pub(crate) fn effect(id: &str, steps: &[serde_json::Value]) -> Outgoing {
 
 /// A guest component as `make guests` builds it, or the one that is never built again.
 pub(crate) fn guest(name: &str) -> Result<PathBuf> {
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-    let file = format!("{name}.wasm");
-    let built = target.join("wasm32-wasip2/release").join(&file);
-    let other = target.join("guests").join(&file);
-    let golden = root.join("tests/golden").join(format!("{name}-0.1.0.wasm"));
-    [built, other, golden]
-        .into_iter()
-        .find(|path| path.is_file())
-        .with_context(|| format!("no component {name:?} under {}: run `make guests`", target.display()))
+    let golden = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden").join(format!("{name}-0.1.0.wasm"));
+    if golden.is_file() { Ok(golden) } else { proc::guest(name) }
 }
 
 /// Where all tests of this run keep compiled modules.
 fn cache() -> Result<PathBuf> {
-    let target = std::env::current_exe()?;
-    let target = target.ancestors().nth(3).context("finding the target directory")?;
-    Ok(target.join("module-cache"))
+    Ok(proc::target_dir()?.join("module-cache"))
 }
 
 /// A message as it arrived in a queue.

@@ -119,7 +119,6 @@ fn classic_consumer(dir: &Path, database: DatabaseConfig) -> ConsumerConfig {
         max_crashes: 3,
         retention: seconds(30 * 24 * 3600),
         reuse: Reuse { calls: 10_000, memory: 16 * MIB },
-        isolation: Isolation::ReadCommitted,
         parked_max: 100_000,
         outbox_max: 100_000,
         mass_failure: Some(MassFailure { threshold: 0.9, window: 100 }),
@@ -138,6 +137,66 @@ fn nothing_secret_is_in_the_debug_output_of_a_config() {
     assert!(!shown.contains("hunter2") && !shown.contains("s3cr3t"), "{shown}");
     assert_eq!(config.consumers[0].grants.config["api_key"].expose(), "hunter2");
     assert_eq!(config.database.to_string(), "mysql://localhost/shop");
+}
+
+/// Whatever a secret is made of, it reaches the clients' own parsers as it was written.
+#[test]
+fn a_password_reaches_its_client_unchanged() {
+    use redis::IntoConnectionInfo as _;
+    use sqlx::ConnectOptions as _;
+    let secret = "a%41%2f+b @/:?#[]&=ä$\\";
+    let env = |name: &str| (name == "SECRET").then(|| secret.to_owned());
+    let parse = |lock: &str, database: &str| {
+        let password = "password = \"${SECRET}\"\n";
+        let text = format!("[lock]\nurl = \"{lock}\"\n{password}{MINIMAL}")
+            .replace("[database]", &format!("{password}[database]"))
+            .replace("url = \"mysql://localhost/shop\"", &format!("url = \"{database}\"\n{password}"));
+        let (config, warnings) =
+            Config::parse_with_env(&text, "hapax.toml", &env).map_err(|found| render(&found)).unwrap();
+        assert_eq!(render(&warnings), "");
+        config
+    };
+    let decoded = |url: &url::Url| {
+        let password = url.password().unwrap();
+        percent_encoding::percent_decode_str(password).decode_utf8().unwrap().into_owned()
+    };
+    for lock in ["redis://localhost", "rediss://shop@localhost/1", "redis+unix:///run/redis.sock?db=1"] {
+        let LockConfig::Redis(url) = parse(lock, "mysql://shop@localhost/shop").lock else { panic!("{lock}") };
+        let client = url.expose().into_connection_info().unwrap();
+        assert_eq!(client.redis_settings().password(), Some(secret), "{lock}");
+    }
+    let config = parse("redis://localhost", "mysql://shop@localhost/shop");
+    let (BrokerConfig::Amqp(broker), DatabaseConfig::MySql(database)) = (config.broker, config.database) else {
+        panic!("not servers")
+    };
+    let client: lapin::uri::AMQPUri = broker.expose().parse().unwrap();
+    assert_eq!(client.authority.userinfo.password, secret);
+    let client: sqlx::mysql::MySqlConnectOptions = database.expose().parse().unwrap();
+    assert_eq!(decoded(&client.to_url_lossy()), secret);
+    let DatabaseConfig::Postgres(database) = parse("redis://localhost", "postgres://shop@localhost/shop").database
+    else {
+        panic!("not Postgres")
+    };
+    let client: sqlx::postgres::PgConnectOptions = database.expose().parse().unwrap();
+    assert_eq!(decoded(&client.to_url_lossy()), secret);
+}
+
+#[test]
+fn servers_may_be_behind_sockets() {
+    let config = clean(&format!("{MINIMAL}[lock]\nurl = \"redis+unix:///run/redis.sock?db=2\"\n"));
+    assert_eq!(config.lock, LockConfig::Redis(url("redis+unix:///run/redis.sock?db=2")));
+    assert_eq!(config.lock.to_string(), "redis+unix:///run/redis.sock");
+    let socket = |text: &str| clean(&MINIMAL.replace("mysql://localhost/shop", text)).database;
+    let DatabaseConfig::MySql(mysql) = socket("mysql://shop@localhost/shop?socket=/run/mysqld/mysqld.sock") else {
+        panic!("not MySQL")
+    };
+    let client: sqlx::mysql::MySqlConnectOptions = mysql.expose().parse().unwrap();
+    assert_eq!(client.get_socket().map(PathBuf::as_path), Some(Path::new("/run/mysqld/mysqld.sock")));
+    let DatabaseConfig::Postgres(postgres) = socket("postgres://shop@localhost/shop?host=/run/postgresql") else {
+        panic!("not Postgres")
+    };
+    let client: sqlx::postgres::PgConnectOptions = postgres.expose().parse().unwrap();
+    assert_eq!(client.get_socket().map(PathBuf::as_path), Some(Path::new("/run/postgresql")));
 }
 
 #[test]
