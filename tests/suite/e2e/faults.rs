@@ -28,6 +28,8 @@ mod scenarios {
         let consumer = Consumer::default()
             .top(&figures.listen())
             .database(&proxy.through(world.database_url())?)
+            // Each of its attempts takes a while, and its host is not lost meanwhile.
+            .with("rescue_after = \"5m\"")
             .with("retry = { max_attempts = 2, initial_interval = \"50ms\", jitter = 0.0 }");
         let mut host = world.host(consumer).await?;
         let write = json!({ "sql": "INSERT INTO effects (name, value) VALUES ('too large', ?)", "params": [{ "$": "text:300" }] });

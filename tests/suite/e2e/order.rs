@@ -32,6 +32,8 @@ mod scenarios {
             .with("concurrency = 4")
             .with("partition_by = \"json:/key\"")
             .with("batch = { max_messages = 8 }")
+            // All of them: what waits in one lane must not keep the broker from filling the others.
+            .with("prefetch = { messages = 1000 }")
             .with("limits = { sql_lock_time = \"20s\", sql_time = \"30s\" }");
         let mut host = world.host(consumer).await?;
         let latch = world.latch("first").await?;
