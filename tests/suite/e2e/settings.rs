@@ -72,20 +72,32 @@ mod scenarios {
     }
 
     pub(super) async fn a_function_is_refused_until_it_is_granted(world: World) -> TestResult {
-        let function = match world.stage {
-            Stage::MariaDb => "connection_id",
-            Stage::Postgres => "pg_backend_pid",
-            Stage::Embedded => "sqlite_version",
+        let (function, call) = match world.stage {
+            Stage::MariaDb => {
+                world.prepare(&["CREATE FUNCTION twice(n BIGINT) RETURNS BIGINT DETERMINISTIC RETURN 2 * n"]).await?;
+                ("twice", "twice(2) = 4")
+            }
+            Stage::Postgres => {
+                let create = "CREATE FUNCTION twice(n BIGINT) RETURNS BIGINT LANGUAGE SQL AS 'SELECT 2 * n'";
+                world.prepare(&[create]).await?;
+                ("twice", "twice(2) = 4")
+            }
+            // A host knows no functions of anybody's own there.
+            Stage::Embedded => ("sqlite_version", "sqlite_version() > '3'"),
         };
         let retry = "retry = { max_attempts = 1 }";
         let mut host = world.host(Consumer::default().with(retry)).await?;
-        let ask = |id: &str| effect(id, &[json!({ "query": format!("SELECT {function}()") })]);
+        let ask = |id: &str| {
+            let query = format!("SELECT 1 FROM effects WHERE name = '{id}' AND {call}");
+            effect(id, &[json!({ "query": query, "expect": [[1]] })])
+        };
         world.publish([ask("refused")]).await?;
         world.wait_dead("exhausted", 1).await?;
         assert_eq!(world.number("SELECT COUNT(*) FROM hapax_parked WHERE code = 'sql-denied'").await?, 1);
         assert!(host.terminate(Duration::from_secs(20)).await?.success());
 
-        let grants = format!("grants = {{ tables = {{ effects = [\"insert\"] }}, functions = [\"{function}\"] }}");
+        let grants =
+            format!("grants = {{ tables = {{ effects = [\"select\", \"insert\"] }}, functions = [\"{function}\"] }}");
         let _host = world.host(Consumer::default().with(retry).with(grants)).await?;
         world.publish([ask("granted")]).await?;
         world.wait_number("SELECT COUNT(*) FROM effects WHERE name = 'granted' AND value = '1'", 1).await?;
