@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use hapax::broker::{self, Broker, Outgoing, Published};
-use hapax::ledger::database::{self, Database, SessionSettings};
+use hapax::ledger::database::{self, Connection, Database, SessionSettings};
 use hapax::ledger::value::{RowLimits, Value};
 use hapax::message::Properties;
 use hapax_tests::proc::{self, Launch, Process};
@@ -116,8 +116,10 @@ impl Consumer {
 }
 
 /// The tables that scenarios write to: `effects` has a row for each effect, so that a doubled one shows.
-const TABLES: [(&str, &str); 3] = [
+/// A row of `latch` that a test has locked holds up whoever changes it.
+const TABLES: [(&str, &str); 4] = [
     ("effects", "name VARCHAR(300), value VARCHAR(2000)"),
+    ("latch", "name VARCHAR(50) PRIMARY KEY, value BIGINT NOT NULL"),
     ("stock", "goods_id BIGINT PRIMARY KEY, quantity BIGINT NOT NULL"),
     (
         "refused_order",
@@ -209,7 +211,7 @@ impl World {
             (
                 "grants".into(),
                 "{ tables = { effects = [\"select\", \"insert\", \"update\", \"delete\"], stock = [\"select\", \"update\"], \
-                 refused_order = [\"insert\"] }, publish = [{ exchange = \"shop\", routing_key = \"#\" }, { exchange = \"\", routing_key = \"#\" }], \
+                 latch = [\"select\", \"update\"], refused_order = [\"insert\"] }, publish = [{ exchange = \"shop\", routing_key = \"#\" }, { exchange = \"\", routing_key = \"#\" }], \
                  config = { exchange = \"shop\" } }"
                     .into(),
             ),
@@ -292,9 +294,15 @@ impl World {
         Ok(())
     }
 
-    async fn execute(&self, sql: &str) -> Result<()> {
+    /// A connection of the test's own to the world's database, in a transaction.
+    pub(crate) async fn begin(&self) -> Result<Box<dyn Connection>> {
         let mut connection = self.database.connect().await?;
         connection.begin().await?;
+        Ok(connection)
+    }
+
+    async fn execute(&self, sql: &str) -> Result<()> {
+        let mut connection = self.begin().await?;
         connection.execute(sql, &[]).await?;
         Ok(connection.commit().await?)
     }
@@ -423,6 +431,7 @@ impl World {
     /// The same world, on another RabbitMQ than the shared one.
     pub(crate) async fn on_broker(mut self, vhost: Vhost) -> Result<Self> {
         vhost.declare_queue(QUEUE, serde_json::json!({})).await?;
+        vhost.declare_queue(DEAD_QUEUE, serde_json::json!({})).await?;
         vhost.declare_exchange("shop", "topic").await?;
         vhost.url().clone_into(&mut self.broker_url);
         self.vhost = Some(vhost);
