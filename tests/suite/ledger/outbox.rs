@@ -125,7 +125,7 @@ pub(crate) async fn what_cannot_be_published_stays_until_it_is_requeued(subject:
     let found = ledger.outbox_of_message(CONSUMER, &id("a")).await?;
     let stuck = found.iter().find(|entry| entry.row.id == rows[0].id).expect("the row");
     assert!(stuck.undeliverable && stuck.attempts == 1);
-    assert_eq!(ledger.outbox_undeliverables().await?.0, 1);
+    assert_eq!(ledger.outbox_undeliverables(CONSUMER).await?.0, 1);
     assert!(stuck.error.as_deref().is_some_and(|error| error.starts_with("NO_ROUTE\u{fffd} é")), "{:?}", stuck.error);
 
     assert_eq!(ledger.outbox_requeue("another").await?, 0);
