@@ -77,7 +77,9 @@ async fn dead_letters_are_listed_shown_redriven_and_discarded_and_all_of_it_twic
     let unseen = id(&workspace, "no-id")?;
     snapshot!("discard", workspace.hapax(&format!("dead discard {unseen}"))?);
     snapshot!("discard_again", workspace.hapax(&format!("dead discard {unseen}"))?);
-    snapshot!("outbox_stats", workspace.hapax("outbox stats chaos")?);
+    let outbox = workspace.hapax("outbox stats chaos")?.expect_success()?.out;
+    let expected = "0 messages wait to be published\n1 message is undeliverable, the oldest for ";
+    assert!(outbox.starts_with(expected), "{outbox}");
     snapshot!("outbox_retry", workspace.hapax("outbox retry chaos")?);
     Ok(())
 }
