@@ -239,6 +239,10 @@ async fn missing_rights_come_with_the_command_that_grants_them_on_rabbitmq() -> 
         assert_eq!(taken.len(), 1, "{queue}");
     }
     assert_eq!(vhost.take("orders.dead", 10).await?.len(), 0);
+    vhost.delete_queue("orders").await?;
+    let ran = workspace.hapax("check --connect")?;
+    assert!(about_the_broker(&ran.out).contains("not there yet"), "{}", ran.snapshot());
+    assert!(!vhost.queue_exists("orders").await?);
     admin.delete(&["users", &user]).await?;
     Ok(())
 }
