@@ -49,8 +49,6 @@ pub struct Settings {
     /// How long the broker may take to confirm messages, before the channel that they went through is closed. Whoever
     /// publishes is told earlier what is known.
     pub publish_timeout: Duration,
-    /// Certificates to trust beside the system's, in PEM, for `amqps://`.
-    pub ca_pem: Option<String>,
 }
 
 impl Default for Settings {
@@ -60,7 +58,6 @@ impl Default for Settings {
             heartbeat: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(10),
             publish_timeout: Duration::from_secs(30),
-            ca_pem: None,
         }
     }
 }

@@ -69,11 +69,17 @@ impl Workspace {
 
     /// Runs the binary with these arguments and standard input.
     pub(crate) fn run(&self, args: &[&str], input: &[u8]) -> Result<Ran> {
+        self.run_with(&[], args, input)
+    }
+
+    /// The same, with these variables set.
+    pub(crate) fn run_with(&self, variables: &[(&str, &Path)], args: &[&str], input: &[u8]) -> Result<Ran> {
         let mut command = Command::new(hapax_bin()?);
         command.args(args).current_dir(self.folder.path()).env("NO_COLOR", "1").env("XDG_CACHE_HOME", cache());
         VARIABLES.iter().for_each(|name| {
             command.env_remove(name);
         });
+        command.envs(variables.iter().copied());
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         let mut stdin = child.stdin.take().context("standard input")?;
         let input = input.to_vec();
@@ -148,12 +154,20 @@ impl Ran {
 
 /// Compares an output with the snapshot of that name.
 macro_rules! snapshot {
-    ($name:literal, $ran:expr) => {{
+    ($name:literal, $ran:expr) => {
+        $crate::workspace::text_snapshot!($name, $ran.snapshot())
+    };
+}
+pub(crate) use snapshot;
+
+/// Compares a text with the snapshot of that name.
+macro_rules! text_snapshot {
+    ($name:literal, $text:expr) => {{
         let mut settings = insta::Settings::clone_current();
         settings.set_prepend_module_to_snapshot(false);
         settings.set_omit_expression(true);
-        let printed = $ran.snapshot();
-        settings.bind(|| insta::assert_snapshot!($name, printed));
+        let text = $text;
+        settings.bind(|| insta::assert_snapshot!($name, text));
     }};
 }
-pub(crate) use snapshot;
+pub(crate) use text_snapshot;

@@ -252,7 +252,8 @@ impl Link {
 pub(super) async fn connect(address: &Address, settings: &Settings, role: &str) -> Result<Live, BrokerError> {
     let unavailable = |reason: String| BrokerError::Unavailable { server: address.server.clone(), reason };
     let limit = settings.connect_timeout;
-    let tls = OwnedTLSConfig { identity: None, cert_chain: settings.ca_pem.clone() };
+    // The system's authorities, or those in SSL_CERT_FILE, as with the other servers.
+    let tls = OwnedTLSConfig::default();
     let opening = timeout(limit, tap::connect(&address.uri, &tls));
     let (stream, control) = opening
         .await

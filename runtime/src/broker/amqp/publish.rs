@@ -32,9 +32,9 @@ use crate::broker::{BrokerError, Outgoing, Published, Publisher};
 /// Messages published before the first answer is awaited.
 const GROUP_MESSAGES: usize = 1000;
 
-/// A group that gets no answer for this long is answered for as far as it goes. A queue that confirms nothing (a quorum
+/// A group that gets no further answer for this long (at most twice as long) is answered for as far as it goes. A queue that confirms nothing (a quorum
 /// queue without its majority) must not hold up what goes elsewhere.
-const STALL: Duration = Duration::from_secs(5);
+const STALL: Duration = Duration::from_secs(3);
 
 /// How long a blocked connection may come back before the window is given up.
 const BLOCK_PATIENCE: Duration = Duration::from_secs(1);

@@ -71,8 +71,11 @@ async fn rights_at_broker(broker: &dyn Broker, config: &Config, report: &mut Rep
     let needs: Vec<Need> = config.consumers.iter().flat_map(needs).collect();
     match broker.lacks(&needs).await {
         Ok(lacks) => {
-            for Lack { problem, hint } in lacks {
-                report.problem(&clean_lines(&problem), Some(&clean_lines(&hint)));
+            // One command may mend several: it stands below the last of them.
+            for (index, Lack { problem, hint }) in lacks.iter().enumerate() {
+                let again = lacks[index + 1..].iter().any(|later| later.hint == *hint);
+                let hint = (!again).then(|| clean_lines(hint));
+                report.problem(&clean_lines(problem), hint.as_deref());
             }
         }
         Err(error) => report.problem(&clean_lines(&error.to_string()), Some(remedy(&error))),

@@ -311,7 +311,9 @@ fn a_consumer_converts_to_what_the_seams_take() {
         .remove(0);
     let spec = consumer.queue_spec();
     assert_eq!((spec.queue.as_str(), spec.consumer.as_str(), spec.declare), ("orders", "orders", Declare::Create));
-    assert_eq!((spec.prefetch_messages, spec.prefetch_bytes), (99, 1000));
+    assert_eq!((spec.prefetch_messages, spec.prefetch_bytes, spec.ordered), (99, 1000, false));
+    let blocking = clean(&format!("{MINIMAL}retry.mode = \"blocking\"\n")).consumers.remove(0);
+    assert!(blocking.queue_spec().ordered);
     let session = consumer.session_settings();
     assert_eq!((session.lock_timeout, session.statement_timeout), (seconds(2), seconds(5)));
     assert_eq!(session.idle_in_transaction, seconds(10));
