@@ -39,7 +39,7 @@ mod scenarios {
         };
         let more = format!(
             "[consumers.elsewhere]\nqueue = {queue:?}\ndeclare = {declare:?}\nmodule = {:?}\ndatabase = {url:?}\n\
-             grants = {{ tables = {{ effects = [\"insert\"] }}, publish = [{{ routing_key = \"#\" }}] }}\n\
+             grants = {{ tables = {{ effects = [\"insert\"] }}, publish = [{{ exchange = \"\", routing_key = \"#\" }}] }}\n\
              retry = {{ initial_interval = \"100ms\" }}\n",
             guest("chaos")?.display().to_string()
         );
