@@ -15,6 +15,8 @@ mod scenarios {
 
     use crate::world::{Consumer, QUEUE, World};
 
+    /// All but the short string, which RabbitMQ reads as an integer, and floats that are no numbers, of which its
+    /// connection dies.
     fn sent() -> Vec<(&'static str, AMQPValue, Json)> {
         let mut inner = FieldTable::default();
         inner.insert("short".into(), AMQPValue::ShortInt(-2));
@@ -38,8 +40,6 @@ mod scenarios {
             ("long long", AMQPValue::LongLongInt(i64::MIN), json!(i64::MIN)),
             ("float", AMQPValue::Float(0.25), json!({ "float": "0.25" })),
             ("double", AMQPValue::Double(1e300), json!({ "float": 1e300_f64.to_string() })),
-            ("not a number", AMQPValue::Double(f64::NAN), json!({ "float": "NaN" })),
-            ("infinite", AMQPValue::Double(f64::NEG_INFINITY), json!({ "float": "-inf" })),
             ("decimal", AMQPValue::DecimalValue(DecimalValue { scale: 2, value: 1250 }), json!({ "decimal": "12.50" })),
             ("text", AMQPValue::LongString("grüße\n".into()), json!("grüße\n")),
             ("not text", AMQPValue::LongString(vec![0xff, 0x00].into()), json!({ "bytes": "ff00" })),

@@ -5,6 +5,7 @@ use crate::world::on_stages;
 on_stages! {
     each_key_keeps_its_order_over_four_lanes: [MariaDb, Postgres];
     blocking_retry_keeps_the_order_when_its_host_is_killed: [MariaDb, Postgres, Embedded];
+    the_single_active_consumer_of_a_queue_declared_elsewhere_stays_the_same: [MariaDb];
 }
 
 mod scenarios {
@@ -71,6 +72,7 @@ mod scenarios {
             world.vhost().declare_queue(QUEUE, json!({ "x-single-active-consumer": true })).await?;
         }
         let consumer = Consumer::default()
+            .with("arguments = { x-single-active-consumer = true }")
             .with("rescue_after = \"1s\"")
             .with("retry = { max_attempts = 5, initial_interval = \"300ms\", jitter = 0.0, mode = \"blocking\" }");
         let mut host = world.host(consumer).await?;
@@ -106,6 +108,25 @@ mod scenarios {
         assert_eq!(world.number("SELECT COUNT(*) FROM effects WHERE value = '1'").await?, 19, "{rows:?}");
         assert_eq!(world.number("SELECT COUNT(*) FROM effects WHERE value = '3'").await?, 1, "{rows:?}");
         assert_eq!(world.number("SELECT COUNT(*) FROM hapax_parked").await?, 0);
+        Ok(())
+    }
+
+    pub(super) async fn the_single_active_consumer_of_a_queue_declared_elsewhere_stays_the_same(
+        world: World,
+    ) -> TestResult {
+        const MESSAGES: usize = 300;
+        world.vhost().delete_queue(QUEUE).await?;
+        world.vhost().declare_queue(QUEUE, json!({ "x-single-active-consumer": true })).await?;
+        // The config says nothing of the queue's arguments: it need not, for a queue that exists.
+        let retry = "retry = { max_attempts = 5, initial_interval = \"100ms\", jitter = 0.0, mode = \"blocking\" }";
+        let active = world.host(Consumer::default().with(retry)).await?;
+        let waiting = world.another_host("the host that waits").await?;
+        world.publish((0..MESSAGES).map(|n| in_place("key", n, &[json!({ "print": "a message runs" })]))).await?;
+        world.wait_number("SELECT COUNT(*) FROM hapax_inbox WHERE status IN (1, 3)", i64::try_from(MESSAGES)?).await?;
+        world.quiet().await?;
+        assert!(!waiting.log().contains("a message runs"), "it was not its turn");
+        assert!(active.log().contains("a message runs"));
+        assert_eq!(world.number("SELECT COUNT(*) FROM effects WHERE value = '1'").await?, i64::try_from(MESSAGES)?);
         Ok(())
     }
 }

@@ -36,7 +36,8 @@ mod scenarios {
         let world = world.on_broker(rabbit.vhost("later").await?).await?;
         rabbit.stop().await?;
         let mut host = world.start(Consumer::default())?;
-        host.wait_for_log(PATIENCE, "waiting for the broker at").await?;
+        host.wait_for_log(PATIENCE, "waiting for queue \"work\": amqp://").await?;
+        assert!(host.log().contains("connection refused"), "it says what is in the way");
         assert!(!host.log().contains("guest:guest"), "an address is shown without its password");
         rabbit.restart().await?;
         host.wait_for_log(RETURN, "consuming").await?;
