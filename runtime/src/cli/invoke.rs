@@ -183,7 +183,7 @@ async fn in_sandbox(args: &Args) -> anyhow::Result<Ground> {
 
 /// The instance is kept after the call, so that its memory can be looked at.
 fn kept(context: ConsumerContext) -> Arc<ConsumerContext> {
-    Arc::new(ConsumerContext { reuse: Some(Reuse { calls: u32::MAX, memory_mark: u64::MAX }), ..context })
+    Arc::new(ConsumerContext { reuse: Some(Reuse { calls: u32::MAX, growth: u64::MAX }), ..context })
 }
 
 async fn load(path: &Path, ground: &Ground) -> anyhow::Result<Arc<Module>> {
@@ -324,18 +324,6 @@ async fn attempt(
     connection: Box<dyn Connection>,
 ) -> (Finished, Vec<record::Statement>) {
     let (recording, log) = Recording::around(connection);
-    let started = Instant::now();
-    let finished = match Instance::new(module, &ground.context).await {
-        Ok(instance) => instance.call(call.clone(), Box::new(recording)).await,
-        Err(error) => Finished {
-            verdict: error.into_verdict(),
-            outbox: Vec::new(),
-            connection: Some(Box::new(recording)),
-            touched_sql: false,
-            instance: None,
-            module: module.digest,
-            elapsed: started.elapsed(),
-        },
-    };
+    let finished = Instance::start_and_call(module, &ground.context, call.clone(), Box::new(recording)).await;
     (finished, log.take())
 }

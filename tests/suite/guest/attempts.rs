@@ -227,7 +227,7 @@ async fn what_the_database_did_outranks_what_the_guest_made_of_it() {
 #[tokio::test]
 async fn an_instance_is_reused_until_it_is_worn() {
     let count = attempt(&json!([{"count": "c", "into": "t"}]));
-    let (fake, consumer) = (Fake::default(), consumer(|s| s.reuse = Some(Reuse { calls: 3, memory_mark: u64::MAX })));
+    let (fake, consumer) = (Fake::default(), consumer(|s| s.reuse = Some(Reuse { calls: 3, growth: u64::MAX })));
     let mut instance = Instance::new(&bench().await.module, &consumer).await.unwrap();
     for _ in 0..2 {
         instance = instance.call(count.clone(), fake.boxed()).await.instance.expect("not yet");
@@ -238,10 +238,20 @@ async fn an_instance_is_reused_until_it_is_worn() {
 
 #[tokio::test]
 async fn an_instance_that_has_grown_is_replaced() {
-    let consumer = consumer(|s| s.reuse = Some(Reuse { calls: 100, memory_mark: 8 << 20 }));
+    let consumer = consumer(|s| s.reuse = Some(Reuse { calls: 100, growth: 8 << 20 }));
     let (finished, _) = run(&consumer, attempt(&json!([]))).await;
     assert!(finished.instance.is_some());
     let (finished, _) = run(&consumer, attempt(&json!([{"eat-memory": 10 << 20}]))).await;
+    assert!(finished.verdict == Verdict::Ok && finished.instance.is_none());
+}
+
+#[tokio::test]
+async fn what_a_runtime_takes_to_start_is_no_growth() {
+    let started = Instance::new(&bench().await.module, &consumer(|_| {})).await.unwrap().memory();
+    let consumer = consumer(|s| s.reuse = Some(Reuse { calls: 100, growth: started / 2 }));
+    let (finished, _) = run(&consumer, attempt(&json!([]))).await;
+    assert!(finished.instance.is_some(), "{started} bytes at the start");
+    let (finished, _) = run(&consumer, attempt(&json!([{"eat-memory": started}]))).await;
     assert!(finished.verdict == Verdict::Ok && finished.instance.is_none());
 }
 
