@@ -200,10 +200,10 @@ async fn prepare(
     let open = move || open_ledger(ledger_url.clone(), session);
     let ledger = retry_forever(&what, component, stop, open).await?;
     let what = format!("module {}", config.module.display());
-    let (owner, path) = (parts.clone(), config.module.clone());
+    let (owner, path, memory) = (parts.clone(), config.module.clone(), config.limits.memory);
     let load = move || {
         let (parts, path) = (owner.clone(), path.clone());
-        async move { ModuleSlot::load(&parts.engine, &parts.cache, &path).await }
+        async move { ModuleSlot::load(&parts.engine, &parts.cache, &path, memory).await }
     };
     let modules = retry_forever(&what, component, stop, load).await?;
     tracing::info!(

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::OwnedSemaphorePermit;
+use tracing::{Instrument as _, Span};
 use wasmtime::Store;
 use wasmtime::component::TypedFunc;
 
@@ -62,13 +63,23 @@ impl Instance {
         call: Call,
         connection: Box<dyn Connection>,
     ) -> Finished {
+        let span = attempt_span(module, consumer, &call);
+        Self::started_and_called(module, consumer, call, connection).instrument(span).await
+    }
+
+    async fn started_and_called(
+        module: &Arc<Module>,
+        consumer: &Arc<ConsumerContext>,
+        call: Call,
+        connection: Box<dyn Connection>,
+    ) -> Finished {
         let started = Instant::now();
         let lent = Lent::default();
         lent.lend(connection).await;
         let (made, ping) = lent.beside(consumer.ping_every, Self::new(module, consumer)).await;
         let verdict = match (made, lent.take_back().await, ping) {
             (Ok(instance), Some(connection), None) => {
-                let mut finished = instance.call(call, connection).await;
+                let mut finished = instance.attempt(call, connection).await;
                 finished.elapsed = started.elapsed();
                 return finished;
             }
@@ -135,7 +146,12 @@ impl Instance {
     ///
     /// It always ends about as soon as the time limit: whatever the guest does, whatever the database does. Dropping the
     /// future drops the instance, and stops a running statement at the server.
-    pub async fn call(mut self, call: Call, connection: Box<dyn Connection>) -> Finished {
+    pub async fn call(self, call: Call, connection: Box<dyn Connection>) -> Finished {
+        let span = attempt_span(&self.0.module, &self.0.consumer, &call);
+        self.attempt(call, connection).instrument(span).await
+    }
+
+    async fn attempt(mut self, call: Call, connection: Box<dyn Connection>) -> Finished {
         let started = Instant::now();
         let inner = &mut *self.0;
         let limit = call.time_limit.min(inner.consumer.limits.time);
@@ -237,6 +253,17 @@ fn not_started(
     }
     let memory = MemoryState { refused: store.data_mut().memory.take_refused(), limit: consumer.limits.memory };
     InstanceError::Start(trapped(error, memory, output.finish()))
+}
+
+/// What everything that is logged inside of an attempt carries. Where nobody listens at this level it costs a look at it.
+fn attempt_span(module: &Module, consumer: &ConsumerContext, call: &Call) -> Span {
+    tracing::debug_span!(
+        "attempt",
+        consumer = %consumer.consumer,
+        message_id = %call.id,
+        attempt = call.attempt,
+        module = %module.short_digest(),
+    )
 }
 
 /// What is left of an attempt without an instance.

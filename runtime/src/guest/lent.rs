@@ -152,7 +152,7 @@ impl Session<'_> {
     /// Runs a statement for at most `limit`.
     pub(crate) async fn execute(&mut self, sql: &str, params: &[Param], limit: Duration) -> Result<Executed, DbError> {
         let connection = self.connection.as_deref_mut().ok_or_else(gone)?;
-        self.lent.timed(connection.execute(sql, params), limit).await
+        self.lent.timed(sql, connection.execute(sql, params), limit).await
     }
 
     /// Runs a query for at most `limit`.
@@ -164,12 +164,12 @@ impl Session<'_> {
         limit: Duration,
     ) -> Result<ResultSet, DbError> {
         let connection = self.connection.as_deref_mut().ok_or_else(gone)?;
-        self.lent.timed(connection.query(sql, params, rows), limit).await
+        self.lent.timed(sql, connection.query(sql, params, rows), limit).await
     }
 
     async fn ping(&mut self, limit: Duration) -> Result<(), DbError> {
         let connection = self.connection.as_deref_mut().ok_or_else(gone)?;
-        let pinged = self.lent.timed(connection.ping(), limit).await;
+        let pinged = self.lent.timed("(ping)", connection.ping(), limit).await;
         // A server that does not answer a ping in time is down; it is not the handler that was slow.
         pinged.map_err(|error| DbError { kind: DbErrorKind::Infrastructure, ..error })
     }
@@ -178,15 +178,19 @@ impl Session<'_> {
 impl Lent {
     async fn timed<T>(
         &self,
+        sql: &str,
         statement: impl Future<Output = Result<T, DbError>>,
         limit: Duration,
     ) -> Result<T, DbError> {
+        let started = Instant::now();
         self.busy.store(true, Ordering::Relaxed);
         let result = match tokio::time::timeout(limit, statement).await {
             Ok(result) => result,
             // Still busy: it must be killed.
             Err(_) => return Err(out_of_time(limit)),
         };
+        // Without its parameters: they are the message's.
+        tracing::trace!(target: "hapax::guest::sql", sql, elapsed = ?started.elapsed(), ok = result.is_ok());
         self.busy.store(false, Ordering::Relaxed);
         self.used();
         if result.as_ref().is_err_and(|error| error.connection_lost) {

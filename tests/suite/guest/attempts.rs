@@ -360,6 +360,31 @@ async fn what_a_guest_prints_is_logged_with_its_message() {
     assert_eq!(guest[0]["module"], json!(bench().await.module.short_digest()));
 }
 
+#[tokio::test]
+async fn what_is_logged_inside_an_attempt_carries_its_names() {
+    bench().await;
+    let log = Log::default();
+    let level = tracing::Level::TRACE;
+    let subscriber = tracing_subscriber::fmt().json().with_max_level(level).with_writer(log.clone()).finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let steps = json!([{"print": "hello"}, {"sql": "UPDATE stock SET n = 1"}]);
+    let call = Call { attempt: 3, ..attempt(&steps) };
+    let connection = Fake::default().boxed();
+    let finished = Instance::start_and_call(&bench().await.module, &consumer(|_| {}), call, connection).await;
+    assert_eq!(finished.verdict, Verdict::Ok);
+    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let lines: Vec<Json> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let module = bench().await.module.short_digest();
+    let names = json!({"name": "attempt", "consumer": "shop", "message_id": "m-1", "attempt": 3, "module": module});
+    for target in ["hapax::guest", "hapax::guest::sql"] {
+        let mut of_target = lines.iter().filter(|line| line["target"] == target).peekable();
+        assert!(of_target.peek().is_some(), "{target}: {text}");
+        assert!(of_target.all(|line| line["spans"][0] == names), "{target}: {text}");
+    }
+    let sql = lines.iter().find(|line| line["target"] == "hapax::guest::sql").map(|line| &line["fields"]).unwrap();
+    assert!(sql["sql"].as_str().unwrap().contains("stock") && sql["elapsed"].is_string(), "{sql}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_instances_run_side_by_side() {
     let consumer = consumer(|_| {});
