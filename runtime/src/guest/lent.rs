@@ -239,6 +239,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn nobody_is_woken_again_and_again_while_a_statement_runs() {
+        let lent = Lent::default();
+        lent.lend(Box::new(Fake::default())).await;
+        let _statement = lent.session().await;
+        let mut keep_alive = std::pin::pin!(lent.keep_alive(Duration::from_millis(30)));
+        let mut wakes = 0;
+        let counted = std::future::poll_fn(|context| {
+            wakes += 1;
+            keep_alive.as_mut().poll(context)
+        });
+        assert!(tokio::time::timeout(Duration::from_millis(300), counted).await.is_err());
+        assert!((3..=20).contains(&wakes), "{wakes} times");
+    }
+
+    #[tokio::test]
     async fn a_statement_that_takes_too_long_costs_the_connection() {
         let (lent, fake) = (Lent::default(), Fake::default());
         fake.0.lock().unwrap().delay = Duration::from_secs(60);
