@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::{self, Broker};
-use crate::config::{BrokerConfig, Config, ConsumerConfig, DatabaseConfig, LockConfig, OnUnavailable};
+use crate::config::{self, BrokerConfig, Config, ConsumerConfig, DatabaseConfig, LockConfig, OnUnavailable};
 use crate::consumer::{self, MassFailure, UpkeepPolicy};
 use crate::guest::cache::ModuleCache;
 use crate::guest::compile::Compiler;
@@ -209,10 +209,10 @@ async fn prepare(
     let open = move || open_ledger(ledger_url.clone(), session);
     let ledger = retry_forever(&what, component, stop, open).await?;
     let what = format!("module {}", config.module.display());
-    let (owner, path) = (parts.clone(), config.module.clone());
+    let (owner, path, memory) = (parts.clone(), config.module.clone(), config.limits.memory);
     let load = move || {
         let (parts, path) = (owner.clone(), path.clone());
-        async move { ModuleSlot::load(&parts.engine, &parts.cache, &path).await }
+        async move { ModuleSlot::load(&parts.engine, &parts.cache, &path, memory).await }
     };
     let modules = retry_forever(&what, component, stop, load).await?;
     tracing::info!(
@@ -309,18 +309,37 @@ pub fn consumer_context(config: &ConsumerConfig) -> ConsumerContext {
             config.grants.config.iter().map(|(key, value)| (key.clone(), value.expose().to_owned())).collect(),
         ),
     };
+    // Taken apart, so that a limit that is added to the config cannot be forgotten here. The session's own settings keep
+    // the time of a wait for a lock.
+    let config::Limits {
+        memory,
+        time,
+        sql_rows,
+        sql_bytes,
+        sql_rows_affected,
+        sql_text,
+        sql_time,
+        sql_lock_time: _,
+        sql_statements,
+        outbox_messages,
+        outbox_bytes,
+        output,
+    } = config.limits;
     let limits = Limits {
-        memory: config.limits.memory,
-        time: config.limits.time,
-        sql_statements: config.limits.sql_statements,
-        sql_rows: config.limits.sql_rows,
-        sql_bytes: config.limits.sql_bytes,
-        outbox_messages: config.limits.outbox_messages,
-        outbox_bytes: config.limits.outbox_bytes,
-        ..Limits::default()
+        memory,
+        time,
+        host_call: Limits::host_call(memory, sql_bytes, outbox_bytes),
+        sql_statements,
+        sql_text,
+        sql_rows,
+        sql_bytes,
+        sql_rows_affected,
+        sql_time,
+        outbox_messages,
+        outbox_bytes,
+        output,
     };
-    let reuse =
-        (config.reuse.calls > 1).then_some(Reuse { calls: config.reuse.calls, memory_mark: config.reuse.memory });
+    let reuse = (config.reuse.calls > 1).then_some(Reuse { calls: config.reuse.calls, growth: config.reuse.memory });
     let ping_every = config.session_settings().idle_in_transaction / 3;
     ConsumerContext::new(&config.name, &config.queue, config.database.dialect(), grants, limits, reuse, ping_every)
 }

@@ -63,6 +63,9 @@ fn engine() -> &'static Engine {
     &ENGINE
 }
 
+/// What instances of most tests may have.
+const MEMORY: u64 = 64 << 20;
+
 /// The chaos guest, loaded once.
 struct Bench {
     module: Arc<Module>,
@@ -73,7 +76,7 @@ async fn bench() -> &'static Bench {
     let load = || async {
         let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("guest-cache");
         let cache = ModuleCache::open(dir, Compiler::InProcess).unwrap();
-        Bench { module: Module::load(engine(), &cache, &guest_path("chaos")).await.unwrap() }
+        Bench { module: Module::load(engine(), &cache, &guest_path("chaos"), MEMORY).await.unwrap() }
     };
     BENCH.get_or_init(load).await
 }

@@ -37,6 +37,7 @@ bindings = [{ exchange = "shop", routing_key = "order.created" }]
 dead_letter = { exchange = "", routing_key = "reduce-stock.dead" }   # a copy; the truth is in SQL
 "#;
 
+const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 
 fn url(text: &str) -> ServerUrl {
@@ -105,11 +106,14 @@ fn classic_consumer(dir: &Path, database: DatabaseConfig) -> ConsumerConfig {
             time: seconds(30),
             sql_rows: 10_000,
             sql_bytes: 16 * MIB,
+            sql_rows_affected: 100_000,
+            sql_text: 64 * KIB,
             sql_time: seconds(5),
             sql_lock_time: seconds(2),
             sql_statements: 1000,
             outbox_messages: 1000,
             outbox_bytes: 16 * MIB,
+            output: 64 * KIB,
         },
         lock: LockPolicy {
             ttl: seconds(10),
@@ -253,6 +257,42 @@ fn every_switch_takes_true_and_false() {
     assert_eq!(with("mass_failure = false").mass_failure, None);
     assert_eq!(with("mass_failure = true").mass_failure, with("").mass_failure);
     assert_eq!(with("mass_failure.window = 50").mass_failure, Some(MassFailure { threshold: 0.9, window: 50 }));
+}
+
+#[test]
+fn limits_reach_the_guest_as_they_are_written() {
+    let limits = |keys: &str| {
+        let config = clean(&format!("{MINIMAL}limits = {{ {keys} }}\n")).consumers.remove(0);
+        (crate::host::consumer_context(&config).limits, config.session_settings())
+    };
+    let (default, session) = limits("");
+    assert_eq!(default, crate::guest::grants::Limits::default());
+    assert_eq!(session.statement_timeout, default.sql_time);
+    let (written, session) = limits(
+        "memory = \"1MiB\", time = \"2m\", sql_rows = 1, sql_bytes = \"2KiB\", sql_rows_affected = 3, sql_text = \"4KiB\", \
+         sql_time = \"1m\", sql_statements = 5, outbox_messages = 6, outbox_bytes = \"7KiB\", output = \"8KiB\"",
+    );
+    assert_eq!((written.memory, written.time), (1 << 20, Duration::from_secs(120)));
+    assert_eq!((written.sql_rows, written.sql_bytes, written.sql_rows_affected), (1, 2 << 10, 3));
+    assert_eq!((written.sql_text, written.sql_time), (4 << 10, Duration::from_secs(60)));
+    assert_eq!(session.statement_timeout, Duration::from_secs(60), "the database keeps the limit");
+    assert_eq!((written.sql_statements, written.outbox_messages), (5, 6));
+    assert_eq!((written.outbox_bytes, written.output), (7 << 10, 8 << 10));
+}
+
+#[test]
+fn one_call_of_the_host_carries_whatever_another_limit_allows() {
+    for (keys, needed) in [
+        ("", 64 << 20),
+        ("memory = \"16MiB\"", 16 << 20),
+        ("outbox_bytes = \"512MiB\"", 512 << 20),
+        ("sql_bytes = \"1GiB\"", 1 << 30),
+        ("memory = \"4GiB\"", 128 << 20),
+    ] {
+        let config = clean(&format!("{MINIMAL}limits = {{ {keys} }}\n")).consumers.remove(0);
+        let carried = crate::host::consumer_context(&config).limits.host_call;
+        assert!(carried > needed && carried < needed + (4 << 20), "{keys}: {carried}");
+    }
 }
 
 #[test]
