@@ -90,7 +90,7 @@ struct Settings {
 
 /// A consumer that may use a few tables, publish to one exchange, and read one config value.
 fn consumer(change: impl FnOnce(&mut Settings)) -> Arc<ConsumerContext> {
-    let reuse = Some(Reuse { calls: 10_000, memory_mark: 48 << 20 });
+    let reuse = Some(Reuse { calls: 10_000, growth: 16 << 20 });
     let mut settings = Settings { limits: Limits::default(), reuse, ping_every: Duration::from_secs(60) };
     change(&mut settings);
     let all = [Verb::Select, Verb::Insert, Verb::Update, Verb::Delete];

@@ -142,6 +142,22 @@ pub enum LoadError {
     Engine(#[from] EngineError),
 }
 
+impl LoadError {
+    /// True where the same file may load in a moment: it was being written, or the machine was busy. False where the
+    /// file itself must change.
+    pub fn is_transient(&self) -> bool {
+        matches!(
+            self,
+            Self::Read { .. }
+                | Self::Truncated { .. }
+                | Self::Compiler { .. }
+                | Self::CompileTime { .. }
+                | Self::Cache { .. }
+                | Self::Engine(_)
+        )
+    }
+}
+
 /// Names in a row; `nothing` for none.
 pub(crate) fn list(names: &[String]) -> String {
     const SHOWN: usize = 12;
