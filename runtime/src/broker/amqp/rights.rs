@@ -15,6 +15,7 @@
 //! channel of its own, and all of them a connection of their own.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use lapin::options::{BasicConsumeOptions, BasicPublishOptions, ExchangeDeclareOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
@@ -24,6 +25,9 @@ use super::errors::{Failure, code, pattern, quoted};
 use super::link::{Address, Live};
 use super::values::short;
 use crate::broker::{BrokerError, Lack, Need};
+
+/// A refused publication is refused within this time, or the next request may cross the refusal: see [`publish`].
+const REFUSED_WITHIN: Duration = Duration::from_millis(100);
 
 /// What no queue is declared, consumed or unbound with.
 const NO_NUMBER: &str = "hapax-check";
@@ -156,6 +160,11 @@ async fn publish(live: &Live, exchange: ShortString, key: ShortString) -> Result
         channel.tx_select().await?;
         let options = BasicPublishOptions::default();
         channel.basic_publish(exchange, key, options, &[], BasicProperties::default()).await?;
+        // A refusal closes the channel, and a request that crosses it on the wire closes the connection.
+        let asked = Instant::now();
+        while channel.status().connected() && asked.elapsed() < REFUSED_WITHIN {
+            tokio::time::sleep(REFUSED_WITHIN / 20).await;
+        }
         channel.tx_rollback().await
     })
     .await
