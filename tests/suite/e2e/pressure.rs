@@ -20,7 +20,7 @@ mod scenarios {
 
     use crate::world::{CONSUMER, Consumer, PATIENCE, QUEUE, SESSION, Stage, World, effect};
 
-    const STOPPED: &str = "no deliveries are taken until less is parked";
+    const STOPPED: &str = "no deliveries are taken until less is";
     const GOES_ON: &str = "deliveries are taken again";
     const RUNS: &str = "one of those that waited runs";
 
