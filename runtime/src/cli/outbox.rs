@@ -52,7 +52,8 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
                 |number, age| if number == 0 { String::new() } else { format!(", the oldest for {}", rough(age)) };
             let waits = if waiting == 1 { "waits" } else { "wait" };
             say!("{} {waits} to be published{}", count(waiting, "message"), oldest(waiting, age))?;
-            let (stuck, age) = ledger.outbox_undeliverables(&consumer.name).await.context("cannot look into the outbox")?;
+            let (stuck, age) =
+                ledger.outbox_undeliverables(&consumer.name).await.context("cannot look into the outbox")?;
             let is = if stuck == 1 { "is" } else { "are" };
             say!("{} {is} undeliverable{}", count(stuck, "message"), oldest(stuck, age))?;
             if stuck > 0 {

@@ -160,7 +160,7 @@ impl Live {
         }
     }
 
-    fn is_connected(&self) -> bool {
+    pub(super) fn is_connected(&self) -> bool {
         // lapin takes a moment to notice that it was cut.
         self.connection.status().connected() && !self.control.is_cut()
     }

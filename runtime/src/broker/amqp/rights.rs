@@ -15,7 +15,6 @@
 //! channel of its own, and all of them a connection of their own.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
 
 use lapin::options::{BasicConsumeOptions, BasicPublishOptions, ExchangeDeclareOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
@@ -26,8 +25,8 @@ use super::link::{Address, Live};
 use super::values::short;
 use crate::broker::{BrokerError, Lack, Need};
 
-/// A refused publication is refused within this time, or the next request may cross the refusal: see [`publish`].
-const REFUSED_WITHIN: Duration = Duration::from_millis(100);
+/// How often a publication is tried whose refusal came before somebody waited for it.
+const PUBLICATIONS: u32 = 20;
 
 /// What no queue is declared, consumed or unbound with.
 const NO_NUMBER: &str = "hapax-check";
@@ -155,19 +154,24 @@ async fn unbind(live: &Live, queue: ShortString, exchange: ShortString, key: Sho
     .await
 }
 
+/// A publication is not answered; what answers for it is the request behind it. Where the broker is faster, the channel is
+/// closed by then, and lapin does not say why: that is asked again.
 async fn publish(live: &Live, exchange: ShortString, key: ShortString) -> Result<(), Problem> {
-    on_a_channel(live, "tx.rollback", async |channel| {
-        channel.tx_select().await?;
-        let options = BasicPublishOptions::default();
-        channel.basic_publish(exchange, key, options, &[], BasicProperties::default()).await?;
-        // A refusal closes the channel, and a request that crosses it on the wire closes the connection.
-        let asked = Instant::now();
-        while channel.status().connected() && asked.elapsed() < REFUSED_WITHIN {
-            tokio::time::sleep(REFUSED_WITHIN / 20).await;
+    let mut tries = 0;
+    loop {
+        let (exchange, key) = (exchange.clone(), key.clone());
+        let answer = on_a_channel(live, "tx.rollback", async |channel| {
+            channel.tx_select().await?;
+            let options = BasicPublishOptions::default();
+            channel.basic_publish(exchange, key, options, &[], BasicProperties::default()).await?;
+            channel.tx_rollback().await
+        });
+        tries += 1;
+        match answer.await {
+            Err(Problem::Lost(_)) if live.is_connected() && tries < PUBLICATIONS => {}
+            answer => return answer,
         }
-        channel.tx_rollback().await
-    })
-    .await
+    }
 }
 
 /// Needs no right.
