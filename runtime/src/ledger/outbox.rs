@@ -101,7 +101,7 @@ impl Ledger {
     }
 
     /// Rows that are due, put off by `grace` so that no other host publishes them meanwhile: at most `limit`, and as many
-    /// as [`PAGE_BYTES`] allows. Bodies of copies are filled in; a copy whose dead letter is gone has nothing to carry
+    /// as 32 MiB allows. Bodies of copies are filled in; a copy whose dead letter is gone has nothing to carry
     /// and is dropped.
     pub async fn outbox_due(&self, limit: usize, grace: Duration) -> Result<Vec<OutboxEntry>, DbError> {
         own_transaction!(self, |connection| {
