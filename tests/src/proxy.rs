@@ -1,6 +1,7 @@
-//! A TCP relay between a host and one of its servers, which loses what a test says.
+//! A TCP relay between a host and one of its servers, which counts round trips, and loses what a test says.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result};
@@ -36,6 +37,10 @@ struct Orders {
     every: Option<Vec<u8>>,
     /// How many connections that cost so far.
     cuts: usize,
+    /// Nothing gets through any more.
+    frozen: bool,
+    /// Requests of clients that had their last answer.
+    trips: usize,
 }
 
 /// A relay on a loopback port of its own; it ends with this value, and its connections with it.
@@ -91,6 +96,16 @@ impl Proxy {
         lock(&self.orders).every = Some(marker.into());
     }
 
+    /// From now on nothing that a client sends gets through, and no connection is closed.
+    pub fn freeze(&self) {
+        lock(&self.orders).frozen = true;
+    }
+
+    /// How many round trips clients have begun: what they sent after an answer, however many packets it took.
+    pub fn trips(&self) -> usize {
+        lock(&self.orders).trips
+    }
+
     /// How many connections have been cut by [`cut_every`](Self::cut_every).
     pub fn cuts(&self) -> usize {
         lock(&self.orders).cuts
@@ -120,9 +135,10 @@ async fn relay(client: TcpStream, server: (String, u16), orders: Arc<Mutex<Order
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
     let (withhold, withheld) = tokio::sync::watch::channel(false);
+    let answered = AtomicBool::new(true);
     tokio::select! {
-        ended = requests(from_client, to_server, orders, withhold) => ended,
-        ended = answers(from_server, to_client, withheld) => ended,
+        ended = requests(from_client, to_server, orders, withhold, &answered) => ended,
+        ended = answers(from_server, to_client, withheld, &answered) => ended,
     }
 }
 
@@ -132,6 +148,7 @@ async fn requests(
     mut to: OwnedWriteHalf,
     orders: Arc<Mutex<Orders>>,
     withhold: tokio::sync::watch::Sender<bool>,
+    answered: &AtomicBool,
 ) -> std::io::Result<()> {
     let mut buffer = vec![0; 64 << 10];
     // What was sent lately: what is looked for may come in two reads.
@@ -143,14 +160,18 @@ async fn requests(
             return Ok(());
         }
         seen.extend_from_slice(&buffer[..length]);
-        let (once, longest) = {
+        let (once, longest, frozen) = {
             let mut orders = lock(&orders);
+            orders.trips += usize::from(answered.swap(false, Ordering::Relaxed));
             if orders.every.as_ref().is_some_and(|marker| find(&seen, marker).is_some()) {
                 orders.cuts += 1;
                 return Ok(());
             }
-            (orders.once.clone(), orders.every.as_ref().map_or(0, Vec::len))
+            (orders.once.clone(), orders.every.as_ref().map_or(0, Vec::len), orders.frozen)
         };
+        if frozen {
+            std::future::pending::<()>().await;
+        }
         if let Some(cut) = once {
             if !is_marked && let Some(end) = find(&seen, &cut.after) {
                 is_marked = true;
@@ -175,6 +196,7 @@ async fn answers(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
     withheld: tokio::sync::watch::Receiver<bool>,
+    answered: &AtomicBool,
 ) -> std::io::Result<()> {
     let mut buffer = vec![0; 64 << 10];
     loop {
@@ -182,6 +204,8 @@ async fn answers(
         if length == 0 || *withheld.borrow() {
             return Ok(());
         }
+        // Before the client has it, and can send what follows.
+        answered.store(true, Ordering::Relaxed);
         to.write_all(&buffer[..length]).await?;
     }
 }

@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use hapax::ledger::database::{DbErrorKind, Dialect, SessionSettings, open};
 use hapax::ledger::value::Value;
+use hapax_tests::proxy::Proxy;
 
 use crate::backend::{Backend, SETTINGS, amount, make_stock, text};
 use crate::errors::slow;
-use crate::speed::Proxy;
 
 pub(crate) async fn features_and_description(backend: &Backend) {
     let database = backend.database();
@@ -228,9 +228,10 @@ pub(crate) async fn vanished_server(backend: &Backend) {
         assert!(!backend.database().features().await.expect("features").shared);
         return;
     }
-    let proxy = Proxy::start(&backend.url, Duration::ZERO).await;
+    let proxy = Proxy::to(&backend.url).await.expect("a proxy");
+    let url = proxy.through(&backend.url).expect("a URL");
     let settings = SessionSettings { statement_timeout: Duration::from_millis(200), ..SETTINGS };
-    let database = open(&proxy.url, settings).expect("a usable URL");
+    let database = open(&url, settings).expect("a usable URL");
     let mut connection = database.connect().await.expect("a connection");
     connection.begin().await.expect("BEGIN");
     connection.execute("SELECT 1", &[]).await.expect("an answer");
