@@ -1,10 +1,10 @@
 # `make help` lists what there is.
 
-TARGET := $(or $(CARGO_TARGET_DIR),target)
-GUESTS := target/guests
-# Where tests/setup.sh puts the guest compilers of other languages.
-TOOLCHAINS := $(CURDIR)/target/toolchains
-export PATH := $(TOOLCHAINS)/python/bin:$(TOOLCHAINS)/typescript/node_modules/.bin:$(PATH)
+TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
+# Where the tests look for the guests of other languages; cargo puts those in Rust beside it.
+GUESTS := $(TARGET)/guests
+# Where the compilers of other languages are put.
+export HAPAX_TOOLCHAINS := $(TARGET)/toolchains
 
 # SERVERS=1: the demo on RabbitMQ, Redis and a database server instead of embedded files.
 # DATABASE=postgres: on that one instead of MariaDB.
@@ -55,7 +55,7 @@ CONTRACT := $(wildcard wit/*.wit)
 $(GUESTS)/reduce_stock_%.wasm: $(CONTRACT) $$(wildcard examples/reduce-stock/$$*/*)
 	@tests/setup.sh $*
 	@mkdir -p $(GUESTS)
-	examples/reduce-stock/$*/build.sh $(CURDIR)/$@
+	examples/reduce-stock/$*/build.sh $@
 
 fmt: ## Format all Rust code
 	cargo fmt --all
@@ -68,4 +68,4 @@ doc: ## Build the documentation of the crates, warnings denied
 
 clean: ## Remove all that was built, the guest compilers too
 	cargo clean
-	rm -rf $(GUESTS) $(TOOLCHAINS)
+	rm -rf $(GUESTS) $(HAPAX_TOOLCHAINS)

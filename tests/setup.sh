@@ -9,14 +9,14 @@
 #               not those for which HAPAX_TEST_AMQP_URL, HAPAX_TEST_REDIS_URL, HAPAX_TEST_MYSQL_URL or
 #               HAPAX_TEST_POSTGRES_URL names a server of yours
 #   python      componentize-py, in target/toolchains/python
-#   typescript  componentize-qjs, in target/toolchains/typescript
+#   typescript  componentize-qjs and tsc, in target/toolchains/typescript
+#
+# HAPAX_TOOLCHAINS names another folder than target/toolchains.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 GUEST_TARGET=wasm32-wasip2
-COMPONENTIZE_PY=0.25.1
-COMPONENTIZE_QJS=0.4.5
-TOOLCHAINS=$PWD/target/toolchains
+export HAPAX_TOOLCHAINS=${HAPAX_TOOLCHAINS:-$PWD/target/toolchains}
 
 # Debian packages still to be installed, and for other systems what to do instead, one line each.
 packages=
@@ -115,32 +115,9 @@ setup_rust_guest() {
     have_guest_target || stop "rustup did not add $GUEST_TARGET to $(rustc --print sysroot)"
 }
 
-setup_python_guest() {
-    local folder=$TOOLCHAINS/python
-    python_guest_works() { [ "$("$folder/bin/componentize-py" --version 2>/dev/null)" = "componentize-py $COMPONENTIZE_PY" ]; }
-    python_guest_works && return
-    say "installing componentize-py $COMPONENTIZE_PY into $folder"
-    rm -rf "$folder"
-    python3 -m venv "$folder"
-    "$folder/bin/pip" install --quiet --no-input --disable-pip-version-check "componentize-py==$COMPONENTIZE_PY" </dev/null
-    python_guest_works || stop "componentize-py $COMPONENTIZE_PY was installed into $folder, but does not run"
-}
-
-setup_typescript_guest() {
-    local folder=$TOOLCHAINS/typescript
-    typescript_guest_works() {
-        # It has no --version of its own.
-        grep -q "\"version\": \"$COMPONENTIZE_QJS\"" "$folder/node_modules/componentize-qjs/package.json" 2>/dev/null &&
-            "$folder/node_modules/.bin/componentize-qjs" --help >/dev/null 2>&1
-    }
-    typescript_guest_works && return
-    say "installing componentize-qjs $COMPONENTIZE_QJS into $folder"
-    rm -rf "$folder"
-    mkdir -p "$folder"
-    npm install --prefix "$folder" --no-audit --no-fund --loglevel=error --ignore-scripts \
-        "componentize-qjs@$COMPONENTIZE_QJS" </dev/null >&2
-    typescript_guest_works || stop "componentize-qjs $COMPONENTIZE_QJS was installed into $folder, but does not run"
-}
+# What these two compilers are, and which version, their examples say.
+setup_python_guest() { examples/reduce-stock/python/build.sh --toolchain; }
+setup_typescript_guest() { examples/reduce-stock/typescript/build.sh --toolchain; }
 
 [ $# -gt 0 ] || set -- rust servers python typescript
 for part in "$@"; do

@@ -4,7 +4,6 @@
 //! is not there yet waits for it, and the others go on.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::{self, Broker};
-use crate::config::{BrokerConfig, Config, ConsumerConfig, DatabaseConfig, LockConfig, OnUnavailable};
+use crate::config::{self, BrokerConfig, Config, ConsumerConfig, DatabaseConfig, LockConfig, OnUnavailable};
 use crate::consumer::{self, MassFailure, UpkeepPolicy};
 use crate::guest::cache::ModuleCache;
 use crate::guest::compile::Compiler;
@@ -42,9 +41,6 @@ use crate::telemetry::waits::retry_forever;
 /// How long outbox rows are left to the host that committed them, before any host publishes them.
 const OUTBOX_GRACE: Duration = Duration::from_secs(10);
 
-/// How long a lane waits before it asks again for a lock that somebody else holds; see [`Locking::tries`].
-const LOCK_WAIT: Duration = Duration::from_millis(50);
-
 /// How long connections, locks and the relay have to end in good order, once every consumer has.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
@@ -67,7 +63,7 @@ struct Parts {
 }
 
 /// Runs every configured consumer until `stop`. Consumers then finish what they have begun, for at most the config's
-/// drain time; what they do not finish is given back.
+/// drain time; what they do not finish is given back. A stop while it still waits for its broker is as good an end.
 ///
 /// # Errors
 /// When the host cannot start at all: listen address, module cache, wasm engine. What may come later is waited for.
@@ -77,7 +73,22 @@ pub async fn run(config: Config, metrics: Metrics, stop: CancellationToken) -> a
         Some(address) => Some(http::serve(&address.to_string(), readiness.clone(), metrics, stop.clone()).await?),
         None => None,
     };
-    let parts = Arc::new(parts(&config, &readiness, &stop).await?);
+    if let Some(parts) = parts(&config, &readiness, &stop).await? {
+        run_consumers(Arc::new(parts), config, &readiness, &stop).await?;
+    }
+    if let Some(server) = server {
+        server.ended().await;
+    }
+    tracing::info!("stopped in good order");
+    Ok(())
+}
+
+async fn run_consumers(
+    parts: Arc<Parts>,
+    config: Config,
+    readiness: &Readiness,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
     let drain = config.drain;
     let mut consumers = JoinSet::new();
     for consumer in config.consumers {
@@ -88,14 +99,11 @@ pub async fn run(config: Config, metrics: Metrics, stop: CancellationToken) -> a
         ended.context("a consumer ended in a way that it should not: this is a bug in Hapax, please report it")?;
     }
     parts.close().await;
-    if let Some(server) = server {
-        server.ended().await;
-    }
-    tracing::info!("stopped in good order");
     Ok(())
 }
 
-async fn parts(config: &Config, readiness: &Readiness, stop: &CancellationToken) -> anyhow::Result<Parts> {
+/// None if the host stops before its broker is there.
+async fn parts(config: &Config, readiness: &Readiness, stop: &CancellationToken) -> anyhow::Result<Option<Parts>> {
     let lanes: u32 = config.consumers.iter().map(|consumer| u32::from(consumer.concurrency)).sum();
     let modules = u32::try_from(config.consumers.len()).unwrap_or(u32::MAX);
     let memory = config.consumers.iter().map(|consumer| consumer.limits.memory).max().unwrap_or(64 << 20);
@@ -107,23 +115,20 @@ async fn parts(config: &Config, readiness: &Readiness, stop: &CancellationToken)
     let compiler = Compiler::current_exe().context("cannot find this program's own file to compile modules with")?;
     let cache = Arc::new(ModuleCache::open(&config.module_cache.dir, compiler)?);
     let settings = broker::Settings::default();
-    let url = match &config.broker {
-        BrokerConfig::Amqp(url) => url.expose().to_owned(),
-        BrokerConfig::Embedded(path) => format!("embedded:{}", path.display()),
-    };
+    let url = broker_url(&config.broker);
     let component = readiness.component("broker");
     let what = format!("the broker at {}", config.broker);
     let open = move || {
         let (url, settings) = (url.clone(), settings.clone());
         async move { broker::open(&url, &settings).await }
     };
-    let broker = retry_forever(&what, &component, stop, open).await.context("stopped before the broker was there")?;
+    let Some(broker) = retry_forever(&what, &component, stop, open).await else { return Ok(None) };
     component.retire();
     let lock = match &config.lock {
         LockConfig::Redis(url) => lock::open(url.expose(), RedisSettings::default())?,
         LockConfig::Local => lock::open("local:", RedisSettings::default())?,
     };
-    Ok(Parts {
+    Ok(Some(Parts {
         engine,
         cache,
         broker,
@@ -134,7 +139,7 @@ async fn parts(config: &Config, readiness: &Readiness, stop: &CancellationToken)
         relays: Mutex::default(),
         relay_tasks: Mutex::default(),
         ended: CancellationToken::new(),
-    })
+    }))
 }
 
 impl Parts {
@@ -204,10 +209,10 @@ async fn prepare(
     let open = move || open_ledger(ledger_url.clone(), session);
     let ledger = retry_forever(&what, component, stop, open).await?;
     let what = format!("module {}", config.module.display());
-    let (owner, path) = (parts.clone(), config.module.clone());
+    let (owner, path, memory) = (parts.clone(), config.module.clone(), config.limits.memory);
     let load = move || {
         let (parts, path) = (owner.clone(), path.clone());
-        async move { ModuleSlot::load(&parts.engine, &parts.cache, &path).await }
+        async move { ModuleSlot::load(&parts.engine, &parts.cache, &path, memory).await }
     };
     let modules = retry_forever(&what, component, stop, load).await?;
     tracing::info!(
@@ -222,7 +227,9 @@ async fn prepare(
             lock: parts.lock.clone(),
             leases: leases.clone(),
             pause_without: config.lock.on_unavailable == OnUnavailable::Pause,
-            tries: u32::try_from(config.lock.wait.as_millis() / LOCK_WAIT.as_millis()).unwrap_or(u32::MAX).max(1),
+            tries: u32::try_from(config.lock.wait.as_millis() / consumer::LOCK_WAIT.as_millis())
+                .unwrap_or(u32::MAX)
+                .max(1),
         },
         modules,
         context: Arc::new(consumer_context(config)),
@@ -271,6 +278,14 @@ async fn open_ledger(url: String, session: SessionSettings) -> Result<Arc<Ledger
     Ok(Arc::new(ledger))
 }
 
+/// The URL by which the broker is opened, credentials inside.
+pub fn broker_url(broker: &BrokerConfig) -> String {
+    match broker {
+        BrokerConfig::Amqp(url) => url.expose().to_owned(),
+        BrokerConfig::Embedded(path) => format!("embedded:{}", path.display()),
+    }
+}
+
 /// The URL by which a database is opened, credentials inside.
 pub fn database_url(database: &DatabaseConfig) -> String {
     match database {
@@ -294,18 +309,37 @@ pub fn consumer_context(config: &ConsumerConfig) -> ConsumerContext {
             config.grants.config.iter().map(|(key, value)| (key.clone(), value.expose().to_owned())).collect(),
         ),
     };
+    // Taken apart, so that a limit that is added to the config cannot be forgotten here. The session's own settings keep
+    // the time of a wait for a lock.
+    let config::Limits {
+        memory,
+        time,
+        sql_rows,
+        sql_bytes,
+        sql_rows_affected,
+        sql_text,
+        sql_time,
+        sql_lock_time: _,
+        sql_statements,
+        outbox_messages,
+        outbox_bytes,
+        output,
+    } = config.limits;
     let limits = Limits {
-        memory: config.limits.memory,
-        time: config.limits.time,
-        sql_statements: config.limits.sql_statements,
-        sql_rows: config.limits.sql_rows,
-        sql_bytes: config.limits.sql_bytes,
-        outbox_messages: config.limits.outbox_messages,
-        outbox_bytes: config.limits.outbox_bytes,
-        ..Limits::default()
+        memory,
+        time,
+        host_call: Limits::host_call(memory, sql_bytes, outbox_bytes),
+        sql_statements,
+        sql_text,
+        sql_rows,
+        sql_bytes,
+        sql_rows_affected,
+        sql_time,
+        outbox_messages,
+        outbox_bytes,
+        output,
     };
-    let reuse =
-        (config.reuse.calls > 1).then_some(Reuse { calls: config.reuse.calls, memory_mark: config.reuse.memory });
+    let reuse = (config.reuse.calls > 1).then_some(Reuse { calls: config.reuse.calls, growth: config.reuse.memory });
     let ping_every = config.session_settings().idle_in_transaction / 3;
     ConsumerContext::new(&config.name, &config.queue, config.database.dialect(), grants, limits, reuse, ping_every)
 }
@@ -321,11 +355,4 @@ fn table_grants(config: &ConsumerConfig) -> TableGrants {
     };
     let tables = config.grants.tables.iter();
     TableGrants(tables.map(|(table, verbs)| (table.clone(), verbs.iter().map(verb).collect())).collect())
-}
-
-/// Where modules are compiled to when the config does not say: a directory of this user's own.
-pub fn default_module_cache() -> PathBuf {
-    let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
-    base.or_else(home).unwrap_or_else(std::env::temp_dir).join("hapax")
 }

@@ -172,21 +172,21 @@ pub fn decide(outcome: &Outcome, situation: &Situation, policy: &RetryPolicy) ->
         }
         Outcome::Held => Disposition::Defer(DEFER_DELAY),
         Outcome::NotReached => Disposition::GiveBack,
-        Outcome::Failed(failure) => failed(failure, None, situation, policy),
+        Outcome::Failed(failure) => failed(failure, situation, policy),
         Outcome::Contended(_) if situation.contentions < MAX_CONTENTIONS => Disposition::Again,
         Outcome::Contended(message) => {
             let failure = spoken_for("contention", message);
             finish(Reason::Contention, failure, situation)
         }
         Outcome::LoneFault(_) if situation.lone_faults < MAX_LONE_FAULTS => Disposition::GiveBack,
-        Outcome::LoneFault(message) => failed(&spoken_for("infrastructure", message), None, situation, policy),
+        Outcome::LoneFault(message) => failed(&spoken_for("infrastructure", message), situation, policy),
     }
 }
 
 /// A failed attempt: once more, or never again.
-fn failed(failure: &Failure, reason: Option<Reason>, situation: &Situation, policy: &RetryPolicy) -> Disposition {
+fn failed(failure: &Failure, situation: &Situation, policy: &RetryPolicy) -> Disposition {
     if failure.advice == Advice::Never {
-        return finish(reason.unwrap_or(Reason::Permanent), failure.clone(), situation);
+        return finish(Reason::Permanent, failure.clone(), situation);
     }
     let advised = match failure.advice {
         Advice::After(delay) => Some(delay),
@@ -199,7 +199,7 @@ fn failed(failure: &Failure, reason: Option<Reason>, situation: &Situation, poli
     let attempts = situation.attempts + 1;
     match policy.next_delay(attempts, advised, situation.random) {
         Some(delay) => Disposition::Retry { attempts, delay, failure: Some(failure.clone()) },
-        None => finish(reason.unwrap_or(Reason::Exhausted), failure.clone(), situation),
+        None => finish(Reason::Exhausted, failure.clone(), situation),
     }
 }
 
@@ -219,8 +219,10 @@ fn spoken_for(code: &str, message: &str) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
-    use crate::retry::RetryMode;
+    use crate::retry::{MAX_ADVICE, RetryMode};
 
     fn policy() -> RetryPolicy {
         RetryPolicy {
@@ -352,5 +354,154 @@ mod tests {
     #[test]
     fn a_duplicate_is_acknowledged_and_writes_nothing() {
         assert_eq!(decided(&Outcome::Duplicate, &situation()), Disposition::Acknowledge);
+    }
+
+    fn failures() -> impl Strategy<Value = Failure> {
+        let advice = prop_oneof![
+            Just(Advice::ByPolicy),
+            Just(Advice::Never),
+            any::<u64>().prop_map(|milliseconds| Advice::After(Duration::from_millis(milliseconds))),
+        ];
+        advice.prop_map(failure)
+    }
+
+    fn outcomes() -> impl Strategy<Value = Outcome> {
+        prop_oneof![
+            Just(Outcome::Completed),
+            Just(Outcome::Duplicate),
+            Just(Outcome::Conflict),
+            prop::sample::select(&[Reason::NoId, Reason::BadId, Reason::StaleCopy][..])
+                .prop_map(|reason| Outcome::Unidentified(reason, "none".into())),
+            Just(Outcome::Redelivered),
+            Just(Outcome::Held),
+            Just(Outcome::NotReached),
+            failures().prop_map(Outcome::Failed),
+            Just(Outcome::Contended("deadlock".into())),
+            Just(Outcome::LoneFault("reset".into())),
+            Just(Outcome::Compensated),
+        ]
+    }
+
+    prop_compose! {
+        fn situations()(
+            compensating: bool,
+            can_compensate: bool,
+            attempts in 0..20_u32,
+            contentions in 1..=MAX_CONTENTIONS,
+            lone_faults in 1..=MAX_LONE_FAULTS,
+            probing: bool,
+            random in 0.0..1.0_f64,
+        ) -> Situation {
+            Situation { compensating, can_compensate, attempts, contentions, lone_faults, probing, random }
+        }
+    }
+
+    prop_compose! {
+        fn policies()(
+            max_attempts in 1..20_u32,
+            initial_ms in 0..10_000_u64,
+            more_ms in 0..10_000_u64,
+            multiplier in 1.0..10.0_f64,
+            jitter in 0.0..=1.0_f64,
+            blocking: bool,
+        ) -> RetryPolicy {
+            let mode = if blocking { RetryMode::Blocking } else { RetryMode::Delayed };
+            let initial_interval = Duration::from_millis(initial_ms);
+            let max_interval = initial_interval + Duration::from_millis(more_ms);
+            RetryPolicy { max_attempts, initial_interval, multiplier, max_interval, jitter, mode }
+        }
+    }
+
+    /// Whether the outcome is of somebody else's making, as far as anybody can tell yet.
+    fn is_nobodys_fault(outcome: &Outcome, situation: &Situation) -> bool {
+        match outcome {
+            Outcome::Redelivered | Outcome::Held | Outcome::NotReached => true,
+            Outcome::Contended(_) => situation.contentions < MAX_CONTENTIONS,
+            Outcome::LoneFault(_) => situation.lone_faults < MAX_LONE_FAULTS,
+            _ => false,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_nobodys_fault_costs_no_attempt_and_kills_nobody(
+            outcome in outcomes(), situation in situations(), policy in policies(),
+        ) {
+            prop_assume!(is_nobodys_fault(&outcome, &situation));
+            match decide(&outcome, &situation, &policy) {
+                Disposition::Retry { attempts, failure, .. } => {
+                    prop_assert_eq!((attempts, failure), (situation.attempts, None));
+                }
+                Disposition::Defer(_) | Disposition::GiveBack | Disposition::Again => {}
+                other => prop_assert!(false, "{:?}", other),
+            }
+        }
+
+        #[test]
+        fn no_attempt_is_made_past_the_policys_limit(
+            outcome in outcomes(), situation in situations(), policy in policies(),
+        ) {
+            if let Disposition::Retry { attempts, .. } = decide(&outcome, &situation, &policy) {
+                let counted = attempts - situation.attempts;
+                prop_assert!(counted <= 1);
+                prop_assert!(counted == 0 || attempts < policy.max_attempts);
+                let may_be_uncounted = situation.probing || is_nobodys_fault(&outcome, &situation);
+                prop_assert!(counted == 1 || may_be_uncounted, "a failure was not counted");
+            }
+        }
+
+        #[test]
+        fn only_advice_puts_a_message_off_for_longer_than_the_policy(
+            outcome in outcomes(), situation in situations(), policy in policies(),
+        ) {
+            let advised = match &outcome {
+                Outcome::Failed(Failure { advice: Advice::After(delay), .. }) => Some((*delay).min(MAX_ADVICE)),
+                _ => None,
+            };
+            if let Disposition::Retry { delay, .. } = decide(&outcome, &situation, &policy) {
+                match advised {
+                    // While probing even the only attempt is made again, for which the policy has no delay.
+                    Some(advised) => {
+                        prop_assert!(delay == advised || (situation.probing && policy.max_attempts == 1));
+                    }
+                    None => prop_assert!(delay <= policy.max_interval),
+                }
+            }
+        }
+
+        #[test]
+        fn a_compensation_is_never_compensated_and_its_message_never_handled_again(
+            outcome in outcomes(), situation in situations(), policy in policies(),
+        ) {
+            let compensating = Situation { compensating: true, ..situation };
+            match decide(&outcome, &compensating, &policy) {
+                Disposition::Compensate(..) => prop_assert!(false, "a compensation of a compensation"),
+                Disposition::Dead(reason, _) => prop_assert_eq!(reason, Reason::CompensationFailed),
+                _ => {}
+            }
+        }
+
+        #[test]
+        fn a_message_that_the_handler_gives_up_never_runs_again(
+            situation in situations(), policy in policies(),
+        ) {
+            let given_up = Outcome::Failed(failure(Advice::Never));
+            let ended = matches!(
+                decide(&given_up, &situation, &policy),
+                Disposition::Dead(Reason::Permanent | Reason::CompensationFailed, _)
+                    | Disposition::Compensate(Reason::Permanent, _)
+            );
+            prop_assert!(ended);
+        }
+
+        #[test]
+        fn effects_are_recorded_for_what_succeeded_and_for_nothing_else(
+            outcome in outcomes(), situation in situations(), policy in policies(),
+        ) {
+            let disposition = decide(&outcome, &situation, &policy);
+            prop_assert_eq!(disposition == Disposition::Complete, outcome == Outcome::Completed);
+            prop_assert_eq!(disposition == Disposition::DeadCompensated, outcome == Outcome::Compensated);
+            prop_assert_eq!(disposition == Disposition::Acknowledge, outcome == Outcome::Duplicate);
+        }
     }
 }

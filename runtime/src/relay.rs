@@ -1,7 +1,7 @@
 //! The relay: the only publisher. It publishes what lanes have just committed, and sweeps what was left behind.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -16,11 +16,18 @@ use crate::telemetry::metrics;
 /// At most this many messages wait for confirms at a time.
 const WINDOW: usize = 256;
 
-/// At most this many committed rows wait in memory. Past it they are left to the sweep: they are safe in SQL.
+/// At most this many committed rows wait in memory, with at most so many bytes of bodies (a single larger one may). Past
+/// that they are left to the sweep: they are safe in SQL.
 const QUEUE: usize = 4 * WINDOW;
+const QUEUE_BYTES: usize = 32 << 20;
 
 /// How often rows that were left behind are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
+
+/// Pages that one sweep publishes at most, and how soon the next one follows where more is left: what lanes commit
+/// meanwhile comes in between.
+const SWEEP_PAGES: usize = 4;
+const SWEEP_ON: Duration = Duration::from_millis(50);
 
 /// A row that could not be published is tried again after this, doubled each time up to the second value.
 const RETRY_DELAY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
@@ -29,7 +36,8 @@ const RETRY_DELAY: (Duration, Duration) = (Duration::from_secs(1), Duration::fro
 #[derive(Clone)]
 pub struct Relay {
     queue: mpsc::Sender<OutboxRow>,
-    waiting: Arc<AtomicU64>,
+    /// Sizes of the bodies that wait in the queue or are being published, summed.
+    bytes: Arc<AtomicUsize>,
 }
 
 impl Relay {
@@ -41,25 +49,23 @@ impl Relay {
         stop: CancellationToken,
     ) -> (Self, tokio::task::JoinHandle<()>) {
         let (queue, rows) = mpsc::channel(QUEUE);
-        let waiting = Arc::new(AtomicU64::new(0));
-        let relay = Self { queue, waiting: waiting.clone() };
-        let task = Task { ledger, publisher, grace, waiting };
+        let bytes = Arc::new(AtomicUsize::new(0));
+        let relay = Self { queue, bytes: bytes.clone() };
+        let task = Task { ledger, publisher, grace, bytes };
         (relay, tokio::spawn(task.run(rows, stop)))
     }
 
     /// Publishes rows that have committed. Never waits: what does not fit is swept later. Copies of dead letters, whose
     /// bodies are in SQL, always are.
     pub fn publish(&self, rows: Vec<OutboxRow>) {
-        for row in rows {
-            if row.parked_id.is_some() || self.queue.try_send(row).is_err() {
-                self.waiting.fetch_add(1, Ordering::Relaxed);
+        for row in rows.into_iter().filter(|row| row.parked_id.is_none()) {
+            let size = row.outgoing.body.len();
+            let before = self.bytes.fetch_add(size, Ordering::Relaxed);
+            let fits = before == 0 || before + size <= QUEUE_BYTES;
+            if !fits || self.queue.try_send(row).is_err() {
+                self.bytes.fetch_sub(size, Ordering::Relaxed);
             }
         }
-    }
-
-    /// Rows that wait to be published, as of the last look.
-    pub fn waiting(&self) -> u64 {
-        self.waiting.load(Ordering::Relaxed)
     }
 }
 
@@ -67,7 +73,7 @@ struct Task {
     ledger: Arc<Ledger>,
     publisher: Box<dyn Publisher>,
     grace: Duration,
-    waiting: Arc<AtomicU64>,
+    bytes: Arc<AtomicUsize>,
 }
 
 impl Task {
@@ -76,23 +82,34 @@ impl Task {
         sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut window = Vec::with_capacity(WINDOW);
         loop {
+            // In this order: under steady traffic there always are rows, and what was left behind must get its turn.
             tokio::select! {
                 biased;
+                _ = sweep.tick() => {
+                    if self.sweep(&stop).await == Swept::InPart {
+                        sweep.reset_after(SWEEP_ON);
+                    }
+                }
+                () = stop.cancelled() => {
+                    while rows.try_recv().map(|row| window.push(row)).is_ok() {}
+                    self.publish_fresh(&mut window).await;
+                    return;
+                }
                 received = rows.recv_many(&mut window, WINDOW) => {
                     if received == 0 {
                         return;
                     }
-                    let fresh = window.drain(..).map(|row| (row, 0)).collect();
-                    self.publish(fresh).await;
-                }
-                _ = sweep.tick() => self.sweep().await,
-                () = stop.cancelled() => {
-                    while rows.try_recv().map(|row| window.push(row)).is_ok() {}
-                    self.publish(window.drain(..).map(|row| (row, 0)).collect()).await;
-                    return;
+                    self.publish_fresh(&mut window).await;
                 }
             }
         }
+    }
+
+    /// Publishes what lanes have just committed.
+    async fn publish_fresh(&self, window: &mut Vec<OutboxRow>) {
+        let bytes = window.iter().map(|row| row.outgoing.body.len()).sum();
+        self.publish(window.drain(..).map(|row| (row, 0)).collect()).await;
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     /// Publishes one window and records what became of each row. Errors of the database are logged: the rows stay, and
@@ -137,27 +154,32 @@ impl Task {
 
     /// Publishes rows older than their grace time: those of hosts that are gone, those that did not fit the queue,
     /// copies of dead letters, and those whose last publication came to nothing.
-    async fn sweep(&self) {
-        loop {
-            let due = match self.ledger.outbox_due(WINDOW, self.grace).await {
-                Ok(due) => due,
+    async fn sweep(&self, stop: &CancellationToken) -> Swept {
+        for _ in 0..SWEEP_PAGES {
+            if stop.is_cancelled() {
+                return Swept::InPart;
+            }
+            match self.ledger.outbox_due(WINDOW, self.grace).await {
+                Ok(due) if due.is_empty() => return Swept::All,
+                Ok(due) => self.publish(due.into_iter().map(|entry| (entry.row, entry.attempts)).collect()).await,
                 Err(error) => {
                     metrics::database_failed();
                     tracing::debug!("outbox: {error}");
-                    return;
+                    return Swept::All;
                 }
-            };
-            let full = due.len() == WINDOW;
-            self.publish(due.into_iter().map(|entry| (entry.row, entry.attempts)).collect()).await;
-            if !full {
-                break;
             }
         }
-        if let Ok((waiting, oldest)) = self.ledger.outbox_stats().await {
-            self.waiting.store(waiting, Ordering::Relaxed);
-            metrics::outbox_waiting(waiting, oldest);
-        }
+        Swept::InPart
     }
+}
+
+/// How far a sweep came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Swept {
+    /// Nothing more is due, or nothing more can be learnt now.
+    All,
+    /// More may be due.
+    InPart,
 }
 
 fn delay(attempts: u32) -> Duration {

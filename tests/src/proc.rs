@@ -38,6 +38,28 @@ pub fn hapax_bin() -> Result<PathBuf> {
     })
 }
 
+/// The folder that cargo builds into, whatever it is called: this test lies in PROFILE/deps below it.
+///
+/// # Errors
+/// When this program's own path is unknown.
+pub fn target_dir() -> Result<PathBuf> {
+    let exe = std::env::current_exe().context("finding this program's own path")?;
+    exe.ancestors().nth(3).map(Path::to_owned).with_context(|| format!("{} is in no target folder", exe.display()))
+}
+
+/// A guest component as `make guests` builds it, by its file name without extension.
+///
+/// # Errors
+/// When there is none; the error says how to build it.
+pub fn guest(name: &str) -> Result<PathBuf> {
+    let (target, file) = (target_dir()?, format!("{name}.wasm"));
+    ["wasm32-wasip2/release", "guests"]
+        .map(|folder| target.join(folder).join(&file))
+        .into_iter()
+        .find(|path| path.is_file())
+        .with_context(|| format!("no component {name:?} under {}: run `make guests`", target.display()))
+}
+
 /// A program about to be started; see [`Launch::hapax`].
 pub struct Launch {
     name: String,
@@ -231,6 +253,14 @@ impl Process {
     /// When the signal cannot be sent.
     pub fn sigterm(&mut self) -> Result<()> {
         self.signal(Signal::TERM)
+    }
+
+    /// SIGINT, as Ctrl-C sends it, without waiting.
+    ///
+    /// # Errors
+    /// When the signal cannot be sent.
+    pub fn sigint(&mut self) -> Result<()> {
+        self.signal(Signal::INT)
     }
 
     /// Freezes this process (SIGSTOP), not its children.

@@ -1,7 +1,7 @@
 //! A TCP relay between a host and one of its servers, which loses what a test says.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -27,10 +27,21 @@ struct Cut {
     loss: Loss,
 }
 
+/// What a test wants lost.
+#[derive(Default)]
+struct Orders {
+    /// One connection, at one place.
+    once: Option<Cut>,
+    /// Every connection through which the client sends this.
+    every: Option<Vec<u8>>,
+    /// How many connections that cost so far.
+    cuts: usize,
+}
+
 /// A relay on a loopback port of its own; it ends with this value, and its connections with it.
 pub struct Proxy {
     address: SocketAddr,
-    armed: Arc<Mutex<Option<Cut>>>,
+    orders: Arc<Mutex<Orders>>,
     _relay: AbortOnDropHandle<()>,
 }
 
@@ -47,9 +58,9 @@ impl Proxy {
         );
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
-        let armed = Arc::new(Mutex::new(None));
-        let relay = tokio::spawn(accept(listener, server, armed.clone()));
-        Ok(Self { address, armed, _relay: AbortOnDropHandle::new(relay) })
+        let orders = Arc::new(Mutex::new(Orders::default()));
+        let relay = tokio::spawn(accept(listener, server, orders.clone()));
+        Ok(Self { address, orders, _relay: AbortOnDropHandle::new(relay) })
     }
 
     /// The same URL, through this relay.
@@ -66,28 +77,43 @@ impl Proxy {
     /// Cuts one connection: the first through which the client sends `at`, having sent `after` earlier.
     pub fn cut_once(&self, after: &str, at: &str, loss: Loss) {
         let cut = Cut { after: after.into(), at: at.into(), loss };
-        *self.armed.lock().unwrap_or_else(PoisonError::into_inner) = Some(cut);
+        lock(&self.orders).once = Some(cut);
     }
 
     /// Whether the connection that was to be cut has been.
     pub fn has_cut(&self) -> bool {
-        self.armed.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+        lock(&self.orders).once.is_none()
+    }
+
+    /// Cuts every connection through which the client sends `marker`, which the server never sees: as a packet that is
+    /// too large for it, or one that a firewall does not like, costs its connection whenever it is sent.
+    pub fn cut_every(&self, marker: &str) {
+        lock(&self.orders).every = Some(marker.into());
+    }
+
+    /// How many connections have been cut by [`cut_every`](Self::cut_every).
+    pub fn cuts(&self) -> usize {
+        lock(&self.orders).cuts
     }
 }
 
-async fn accept(listener: TcpListener, server: (String, u16), armed: Arc<Mutex<Option<Cut>>>) {
+fn lock(orders: &Mutex<Orders>) -> MutexGuard<'_, Orders> {
+    orders.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn accept(listener: TcpListener, server: (String, u16), orders: Arc<Mutex<Orders>>) {
     let mut connections = tokio::task::JoinSet::new();
     while let Ok((client, _)) = listener.accept().await {
-        let (server, armed) = (server.clone(), armed.clone());
+        let (server, orders) = (server.clone(), orders.clone());
         connections.spawn(async move {
             // Either side may go away at any time: that ends the other.
-            let _ = relay(client, server, armed).await;
+            let _ = relay(client, server, orders).await;
         });
         while connections.try_join_next().is_some() {}
     }
 }
 
-async fn relay(client: TcpStream, server: (String, u16), armed: Arc<Mutex<Option<Cut>>>) -> std::io::Result<()> {
+async fn relay(client: TcpStream, server: (String, u16), orders: Arc<Mutex<Orders>>) -> std::io::Result<()> {
     let server = TcpStream::connect(server).await?;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
@@ -95,7 +121,7 @@ async fn relay(client: TcpStream, server: (String, u16), armed: Arc<Mutex<Option
     let (from_server, to_server) = server.into_split();
     let (withhold, withheld) = tokio::sync::watch::channel(false);
     tokio::select! {
-        ended = requests(from_client, to_server, armed, withhold) => ended,
+        ended = requests(from_client, to_server, orders, withhold) => ended,
         ended = answers(from_server, to_client, withheld) => ended,
     }
 }
@@ -104,7 +130,7 @@ async fn relay(client: TcpStream, server: (String, u16), armed: Arc<Mutex<Option
 async fn requests(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
-    armed: Arc<Mutex<Option<Cut>>>,
+    orders: Arc<Mutex<Orders>>,
     withhold: tokio::sync::watch::Sender<bool>,
 ) -> std::io::Result<()> {
     let mut buffer = vec![0; 64 << 10];
@@ -117,21 +143,28 @@ async fn requests(
             return Ok(());
         }
         seen.extend_from_slice(&buffer[..length]);
-        let cut = armed.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(cut) = cut {
+        let (once, longest) = {
+            let mut orders = lock(&orders);
+            if orders.every.as_ref().is_some_and(|marker| find(&seen, marker).is_some()) {
+                orders.cuts += 1;
+                return Ok(());
+            }
+            (orders.once.clone(), orders.every.as_ref().map_or(0, Vec::len))
+        };
+        if let Some(cut) = once {
             if !is_marked && let Some(end) = find(&seen, &cut.after) {
                 is_marked = true;
                 seen.drain(..end);
             }
             if is_marked && find(&seen, &cut.at).is_some() {
-                *armed.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                lock(&orders).once = None;
                 if cut.loss == Loss::Request {
                     return Ok(());
                 }
                 withhold.send_replace(true);
             }
         }
-        let surplus = seen.len().saturating_sub(256);
+        let surplus = seen.len().saturating_sub(longest.max(256));
         seen.drain(..surplus);
         to.write_all(&buffer[..length]).await?;
     }

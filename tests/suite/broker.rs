@@ -39,6 +39,7 @@ async fn suite(name: &str, backend: &dyn Backend) {
         subscribing::acknowledgements_out_of_order_leave_exactly_the_rest,
         subscribing::acknowledging_a_tag_twice_or_never_delivered_changes_nothing,
         subscribing::a_subscription_that_is_dropped_gives_its_messages_back,
+        subscribing::what_was_taken_can_be_settled_when_no_more_is_taken,
         subscribing::prefetch_is_bounded_by_number,
         subscribing::prefetch_reaches_its_number_when_bodies_are_small,
         subscribing::prefetch_is_bounded_by_bytes,

@@ -54,11 +54,7 @@ guests! {
 
 /// A guest built by `make guests`, by its file name without extension.
 fn guest_path(name: &str) -> PathBuf {
-    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/wasm32-wasip2/release");
-    let folder = std::env::var_os("HAPAX_TEST_GUESTS").map_or(built, PathBuf::from);
-    let path = folder.join(format!("{name}.wasm"));
-    assert!(path.exists(), "{} is missing: run `make guests`", path.display());
-    path
+    hapax_tests::proc::guest(name).unwrap_or_else(|error| panic!("{error:#}"))
 }
 
 /// The engine that all tests share: each reserves much address space.
@@ -66,6 +62,9 @@ fn engine() -> &'static Engine {
     static ENGINE: LazyLock<Engine> = LazyLock::new(|| Engine::new(EngineSettings::default()).unwrap());
     &ENGINE
 }
+
+/// What instances of most tests may have.
+const MEMORY: u64 = 64 << 20;
 
 /// The chaos guest, loaded once.
 struct Bench {
@@ -77,7 +76,7 @@ async fn bench() -> &'static Bench {
     let load = || async {
         let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("guest-cache");
         let cache = ModuleCache::open(dir, Compiler::InProcess).unwrap();
-        Bench { module: Module::load(engine(), &cache, &guest_path("chaos")).await.unwrap() }
+        Bench { module: Module::load(engine(), &cache, &guest_path("chaos"), MEMORY).await.unwrap() }
     };
     BENCH.get_or_init(load).await
 }
@@ -91,8 +90,8 @@ struct Settings {
 
 /// A consumer that may use a few tables, publish to one exchange, and read one config value.
 fn consumer(change: impl FnOnce(&mut Settings)) -> Arc<ConsumerContext> {
-    let mut settings =
-        Settings { limits: Limits::default(), reuse: Some(Reuse::default()), ping_every: Duration::from_secs(60) };
+    let reuse = Some(Reuse { calls: 10_000, growth: 16 << 20 });
+    let mut settings = Settings { limits: Limits::default(), reuse, ping_every: Duration::from_secs(60) };
     change(&mut settings);
     let all = [Verb::Select, Verb::Insert, Verb::Update, Verb::Delete];
     let tables = fake::TABLES.iter().chain(&["stock", "t"]).map(|table| ((*table).to_owned(), all.into()));

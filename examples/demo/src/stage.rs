@@ -199,6 +199,7 @@ config = {{ exchange = "{EXCHANGE}", fail_after_update = "0.5" }}
             bindings: vec![Binding { exchange: EXCHANGE.to_owned(), routing_key: routing_key.to_owned() }],
             prefetch_messages: 1000,
             prefetch_bytes: 64 << 20,
+            ordered: false,
         }
     }
 

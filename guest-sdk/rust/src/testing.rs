@@ -213,7 +213,7 @@ impl Fake {
     /// and counts an attempt that swallowed a failed statement as failed. `H` is the handler's name.
     ///
     /// # Errors
-    /// The handler's failure, or the host's in its place (code `sql-poisoned`).
+    /// The handler's failure, or the host's in its place (code `sql-error-ignored`).
     pub fn handle<H: Handler>(&self, message: Message) -> Result<(), Failure> {
         self.call(|| H::handle(message))
     }
@@ -231,8 +231,8 @@ impl Fake {
         let mut result = attempt();
         let mut state = self.state.borrow_mut();
         if result.is_ok() && state.poisoned {
-            let message = "the handler returned ok after a statement of its own had failed";
-            result = Err(Failure::transient(ErrorKind::Poisoned.code(), message));
+            let message = "the handler returned ok although a statement had failed";
+            result = Err(Failure::transient("sql-error-ignored", message));
         }
         if result.is_err() {
             state.outbox.clear();

@@ -8,6 +8,7 @@ pub mod embedded;
 mod window;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,10 +46,9 @@ pub struct Settings {
     pub heartbeat: Duration,
     /// Limit of each attempt to connect, and of each request to the server.
     pub connect_timeout: Duration,
-    /// How long a published window waits for its answers.
+    /// How long the broker may take to confirm messages, before the channel that they went through is closed. Whoever
+    /// publishes is told earlier what is known.
     pub publish_timeout: Duration,
-    /// Certificates to trust beside the system's, in PEM, for `amqps://`.
-    pub ca_pem: Option<String>,
 }
 
 impl Default for Settings {
@@ -58,7 +58,6 @@ impl Default for Settings {
             heartbeat: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(10),
             publish_timeout: Duration::from_secs(30),
-            ca_pem: None,
         }
     }
 }
@@ -117,6 +116,61 @@ pub struct QueueSpec {
     pub prefetch_messages: u16,
     /// About this many bytes of bodies unsettled; never 0.
     pub prefetch_bytes: u64,
+    /// The order of the queue counts: while a subscription lives, nothing that it does may hand the queue to another
+    /// consumer. Set it for a single active consumer whose queue's arguments are not known here.
+    pub ordered: bool,
+}
+
+/// Something that a consumer does at the broker, for which it may lack a right.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Need {
+    /// Consume from a queue.
+    Consume {
+        /// The queue.
+        queue: String,
+    },
+    /// Create a queue.
+    Create {
+        /// The queue.
+        queue: String,
+    },
+    /// Bind a queue.
+    Bind {
+        /// The queue.
+        queue: String,
+        /// The exchange that it is bound to.
+        exchange: String,
+        /// The routing key or pattern.
+        routing_key: String,
+    },
+    /// Publish messages.
+    Publish {
+        /// The exchange; empty for the default exchange.
+        exchange: String,
+        /// The routing key, or a pattern of those that are used.
+        routing_key: String,
+    },
+}
+
+impl fmt::Display for Need {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Consume { queue } => write!(f, "read queue {queue:?}"),
+            Self::Create { queue } => write!(f, "configure queue {queue:?}"),
+            Self::Bind { queue, exchange, .. } => write!(f, "write queue {queue:?} and read exchange {exchange:?}"),
+            Self::Publish { exchange, .. } if exchange.is_empty() => f.write_str("write the default exchange"),
+            Self::Publish { exchange, .. } => write!(f, "write exchange {exchange:?}"),
+        }
+    }
+}
+
+/// A need that is not met.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lack {
+    /// What is missing, and what the broker said.
+    pub problem: String,
+    /// The command that mends it.
+    pub hint: String,
 }
 
 /// One handing-over of a message, to be settled once.
@@ -171,9 +225,9 @@ pub enum Published {
     Confirmed,
     /// No queue for it: `mandatory` brought it back.
     Returned(String),
-    /// The broker refused it: negative confirm, unknown exchange, no right to write.
+    /// The broker refused it, and will refuse it again: unknown exchange, no right to write, not a message for AMQP.
     Refused(String),
-    /// Nobody knows: the connection was lost, or publishing is blocked, before an answer came.
+    /// Not now, or nobody knows: the connection was lost, publishing is blocked, a queue is full. To be published again.
     Unknown(String),
 }
 
@@ -198,6 +252,9 @@ pub trait Broker: Send + Sync {
 
     /// Subscribes to a queue, declaring it first as `spec` says.
     async fn subscribe(&self, spec: &QueueSpec) -> Result<Subscription, BrokerError>;
+
+    /// Finds out which of these needs are not met, without changing anything. A queue to consume from need not exist.
+    async fn lacks(&self, needs: &[Need]) -> Result<Vec<Lack>, BrokerError>;
 
     /// A publisher, on a connection apart from the one that consumes.
     fn publisher(&self) -> Box<dyn Publisher>;
@@ -243,4 +300,22 @@ pub enum BrokerError {
         /// What the server said.
         reason: String,
     },
+}
+
+impl BrokerError {
+    /// What to run or change, where that is known.
+    pub fn hint(&self) -> Option<&str> {
+        match self {
+            Self::Queue { hint, .. } => Some(hint),
+            Self::Unavailable { .. } | Self::Login { .. } | Self::Ended { .. } => None,
+        }
+    }
+
+    /// What happened and, where that is known, what to do about it: for a log.
+    pub fn advised(&self) -> String {
+        match self.hint() {
+            Some(hint) => format!("{self}; what mends it: {hint}"),
+            None => self.to_string(),
+        }
+    }
 }

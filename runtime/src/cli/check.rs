@@ -121,7 +121,7 @@ async fn modules(config: &Config, report: &mut Report) {
     for consumer in &config.consumers {
         report.heading(&format!("consumer {}", consumer.name));
         report.fact("queue", &queue(consumer));
-        match Module::inspect(&engine, &cache, &consumer.module).await {
+        match Module::inspect(&engine, &cache, &consumer.module, consumer.limits.memory).await {
             Ok(inspection) => module(consumer, &inspection, report),
             Err(error) => {
                 report.fact("module", &consumer.module.display().to_string());

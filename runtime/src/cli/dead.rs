@@ -26,8 +26,8 @@ Examples:
   hapax dead redrive --consumer reduce-stock --code db-down --rate 50/s
   hapax dead discard 0192f3a1-6c1e-7d0e-a2b5-1f0f5d1e7c11
 
-Reasons: exhausted (attempts used up), permanent (the handler said never), contention (its statements kept losing
-against others), crashed (it killed its host too often), compensation-failed, no-id and bad-id (no usable message id),
+Reasons: exhausted (attempts used up), permanent (the handler said never), contention (its statements kept losing \
+against others), crashed (it killed its host too often), compensation-failed, no-id and bad-id (no usable message id), \
 id-conflict (the id of another message), stale-copy (a copy of a dead letter that is gone).";
 
 /// List, show, redrive or discard dead letters

@@ -63,7 +63,7 @@ pub(super) fn report(error: &anyhow::Error) -> ExitCode {
             code = advised.code;
             tell!("  hint: {}", advised.hint);
         }
-        if let Some(BrokerError::Queue { hint, .. }) = cause.downcast_ref() {
+        if let Some(hint) = cause.downcast_ref().and_then(BrokerError::hint) {
             tell!("  hint: {}", clean_lines(hint));
         }
     }

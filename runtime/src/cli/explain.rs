@@ -128,10 +128,14 @@ fn parked(row: &ParkedRow, owns: bool, consumer: &ConsumerConfig) -> String {
         words.push(format!("It was redriven {}.", count(row.generation.into(), "time")));
     }
     if row.state == State::Dead {
-        words.push(format!(
-            "`hapax dead show {id}` shows it, `hapax dead redrive {id}` has it handled again.",
-            id = row.id
-        ));
+        let id = row.id;
+        words.push(match row.compensations {
+            0 => format!("`hapax dead show {id}` shows it, `hapax dead redrive {id}` has it handled again."),
+            _ => format!(
+                "`hapax dead show {id}` shows it. Handled again (`hapax dead redrive {id} --force`), it would take effect \
+                 on top of its compensation."
+            ),
+        });
     }
     words.join("\n  ")
 }

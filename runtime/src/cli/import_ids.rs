@@ -23,11 +23,11 @@ Examples:
   mysql -N -e 'SELECT message_id FROM message_flow' shop | hapax import-ids reduce-stock
   hapax import-ids reduce-stock ids.txt -c hapax.toml
 
-One id a line, as the consumer's `message_id` rules would find it: every byte counts, spaces too. Ids that are there
-already stay as they are, so it can be run again. Imported ids have no body to compare with: whatever comes under one
+One id a line, as the consumer's `message_id` rules would find it: every byte counts, spaces too. Ids that are there \
+already stay as they are, so it can be run again. Imported ids have no body to compare with: whatever comes under one \
 of them is taken for its duplicate. They are forgotten like handled ones, after `retention`.
 
-Exit codes: 0 all imported, 1 a line is no message id (the others are imported) or the database failed, 2 wrong usage
+Exit codes: 0 all imported, 1 a line is no message id (the others are imported) or the database failed, 2 wrong usage \
 or config.";
 
 /// Import ids of messages that were handled elsewhere, so that they are duplicates here

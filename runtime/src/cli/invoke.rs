@@ -16,7 +16,7 @@ use super::error::{failure, usage};
 use super::output::tell;
 use super::{ConfigArg, USAGE, open};
 use crate::broker::Outgoing;
-use crate::config::ConsumerConfig;
+use crate::config::{ConsumerConfig, default_module_cache};
 use crate::guest::cache::ModuleCache;
 use crate::guest::compile::Compiler;
 use crate::guest::engine::{Engine, EngineSettings};
@@ -24,10 +24,10 @@ use crate::guest::grants::{ConsumerContext, Reuse};
 use crate::guest::instance::Instance;
 use crate::guest::module::Module;
 use crate::guest::{Advice, Call, Death, Failure, Finished, Phase, Verdict};
-use crate::host::{consumer_context, default_module_cache};
+use crate::host::{consumer_context, database_url};
 use crate::identity;
 use crate::ledger::Ledger;
-use crate::ledger::database::{Connection, Database};
+use crate::ledger::database::{self, Connection, Database};
 use crate::ledger::inbox::{Claim, Claimed, InboxRow, Status};
 use crate::ledger::outbox::{OutboxId, OutboxRow};
 use crate::message::{BodyDigest, HeaderValue, Message, MessageId, Properties};
@@ -42,16 +42,16 @@ Examples:
   hapax invoke new.wasm --message order.json -c hapax.toml --consumer reduce-stock
   hapax invoke handler.wasm --message order.json --schema schema.sql --compensate --reason exhausted
 
-Without --consumer the handler works on a SQLite database of its own, made from the --schema files and thrown away, and
-may do everything to the tables that they make, and publish anywhere. With --consumer it works on that consumer's database with that
-consumer's grants, and holds its row locks until it ends; what it did is rolled back unless --commit is given. With
---commit the message id is claimed in the same transaction, as `hapax run` would: an id that is there already is not
+Without --consumer the handler works on a SQLite database of its own, made from the --schema files and thrown away, and \
+may do everything to the tables that they make, and publish anywhere. With --consumer it works on that consumer's \
+database with that consumer's grants, and holds its row locks until it ends; what it did is rolled back unless \
+--commit is given. With --commit the message id is claimed in the same transaction, as `hapax run` would: an id that is there already is not \
 handled again, and outbox messages are stored for the next host to publish.
 
 Grants (--grant, repeatable):
   stock=select,update      a table and its rights; replaces the rights on the tables of the schema
-  publish:shop=stock.*     an exchange (empty: the default exchange) and a pattern of routing keys; without any of
-                           these it may publish anywhere, since nothing is published
+  publish:shop=stock.*     an exchange (empty: the default one) and a pattern of routing keys;
+                           without any of these it may publish anywhere: nothing is sent
   function:similarity      a SQL function
   config:exchange=shop     a value for the handler's `config`
 
@@ -164,7 +164,9 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
 /// The consumer's own database, grants and limits.
 fn at_consumer(consumer: &ConsumerConfig, cache: &Path) -> anyhow::Result<Ground> {
     Ok(Ground {
-        database: open::database(&consumer.database)?,
+        // As a lane of `hapax run` has it: a statement that is too slow there is too slow here.
+        database: database::open(&database_url(&consumer.database), consumer.session_settings())
+            .with_context(|| format!("cannot use the database {}", consumer.database))?,
         context: kept(consumer_context(consumer)),
         cache: cache.to_owned(),
         max_attempts: consumer.retry.max_attempts,
@@ -178,12 +180,13 @@ async fn in_sandbox(args: &Args) -> anyhow::Result<Ground> {
     let context = kept(grants::context(&args.grant, &sandbox.tables));
     let max_attempts = crate::retry::RetryPolicy::default().max_attempts;
     let database = Arc::clone(&sandbox.database);
-    Ok(Ground { database, context, cache: default_module_cache(), max_attempts, _sandbox: Some(sandbox) })
+    let cache = default_module_cache(&std::env::temp_dir(), &|name| std::env::var(name).ok());
+    Ok(Ground { database, context, cache, max_attempts, _sandbox: Some(sandbox) })
 }
 
 /// The instance is kept after the call, so that its memory can be looked at.
 fn kept(context: ConsumerContext) -> Arc<ConsumerContext> {
-    Arc::new(ConsumerContext { reuse: Some(Reuse { calls: u32::MAX, memory_mark: u64::MAX }), ..context })
+    Arc::new(ConsumerContext { reuse: Some(Reuse { calls: u32::MAX, growth: u64::MAX }), ..context })
 }
 
 async fn load(path: &Path, ground: &Ground) -> anyhow::Result<Arc<Module>> {
@@ -191,7 +194,7 @@ async fn load(path: &Path, ground: &Ground) -> anyhow::Result<Arc<Module>> {
     let engine = Engine::new(EngineSettings { max_instances: 2, memory_per_instance })?;
     let compiler = Compiler::current_exe().context("cannot find this program's own file to compile modules with")?;
     let cache = ModuleCache::open(&ground.cache, compiler)?;
-    Ok(Module::load(&engine, &cache, path).await?)
+    Ok(Module::load(&engine, &cache, path, memory_per_instance).await?)
 }
 
 fn message(args: &Args, queue: &str) -> anyhow::Result<Message> {
@@ -324,18 +327,6 @@ async fn attempt(
     connection: Box<dyn Connection>,
 ) -> (Finished, Vec<record::Statement>) {
     let (recording, log) = Recording::around(connection);
-    let started = Instant::now();
-    let finished = match Instance::new(module, &ground.context).await {
-        Ok(instance) => instance.call(call.clone(), Box::new(recording)).await,
-        Err(error) => Finished {
-            verdict: error.into_verdict(),
-            outbox: Vec::new(),
-            connection: Some(Box::new(recording)),
-            touched_sql: false,
-            instance: None,
-            module: module.digest,
-            elapsed: started.elapsed(),
-        },
-    };
+    let finished = Instance::start_and_call(module, &ground.context, call.clone(), Box::new(recording)).await;
     (finished, log.take())
 }

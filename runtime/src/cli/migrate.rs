@@ -16,7 +16,7 @@ Examples:
   hapax migrate -c hapax.toml --dry-run    the SQL, for review or for somebody with more rights
   hapax migrate -c hapax.toml
 
-`hapax run` does the same at its start. A host without the right to create tables works on tables that were made
+`hapax run` does the same at its start. A host without the right to create tables works on tables that were made \
 before. The hapax_* tables alone are touched; those of handlers are their authors'.
 
 Exit codes: 0 done, or nothing to do; 1 a database could not be migrated; 2 the config has errors.";

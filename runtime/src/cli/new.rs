@@ -6,14 +6,14 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 
 use super::error::{failure, usage};
-use super::output::say;
+use super::output::{say, tell};
 
 pub(super) const HELP: &str = "\
 Examples:
   hapax new accept-order
   cd accept-order && cargo test
 
-What is in it: src/lib.rs (a handler, its compensation and their tests), schema.sql and message.json to try it with
+What is in it: src/lib.rs (a handler, its compensation and their tests), schema.sql and message.json to try it with \
 `hapax invoke`, hapax.toml to run it on files without a server, and a README with every command.
 
 Exit codes: 0 made, 1 a file could not be written, or the folder is there already, 2 the name cannot be a project's.";
@@ -73,6 +73,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     say!("  rustup target add wasm32-wasip2 && cargo build --release --target wasm32-wasip2")?;
     let module = "target/wasm32-wasip2/release/handler.wasm";
     say!("  hapax invoke {module} --message message.json --schema schema.sql")?;
+    if args.sdk.is_none() {
+        tell!("note: it takes hapax-guest {} from crates.io; --sdk DIR takes a checkout", env!("CARGO_PKG_VERSION"));
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use super::error::failure;
 use crate::broker::{self, Broker};
 use crate::config::{BrokerConfig, Config, ConsumerConfig, DatabaseConfig};
-use crate::host::database_url;
+use crate::host::{broker_url, database_url};
 use crate::ledger::Ledger;
 use crate::ledger::database::{self, Database, SessionSettings};
 
@@ -84,14 +84,6 @@ fn expect_file(config: &DatabaseConfig) -> anyhow::Result<()> {
         )
         .into()),
         _ => Ok(()),
-    }
-}
-
-/// The URL by which the broker is opened, credentials inside.
-pub(super) fn broker_url(config: &BrokerConfig) -> String {
-    match config {
-        BrokerConfig::Amqp(url) => url.expose().to_owned(),
-        BrokerConfig::Embedded(path) => format!("embedded:{}", path.display()),
     }
 }
 

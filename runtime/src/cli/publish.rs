@@ -21,17 +21,17 @@ pub(super) const HELP: &str = "\
 Examples:
   hapax publish --queue reduce_stock_queue '{\"goods_id\": 1, \"quantity\": 2}'
   hapax publish --exchange shop --routing-key order.created --file order.json --id order-4711
-  hapax publish --broker embedded:broker.db --exchange shop --routing-key order.created --lines < orders.jsonl
+  hapax publish -b embedded:broker.db -e shop -k order.created --lines < orders.jsonl
 
 JSON lines (--lines) hold one object a message; every key may be left out, and what is left out comes from the options:
-  {\"body\": {\"goods_id\": 1}, \"id\": \"order-1\", \"headers\": {\"tenant\": \"a\"}, \"routing_key\": \"order.created\"}
-  body         text as it is, anything else as JSON (with content_type application/json unless one is given)
+  {\"id\": \"order-1\", \"body\": {\"goods_id\": 1}, \"headers\": {\"tenant\": \"a\"}}
+  body         text as it is, anything else as JSON (then of type application/json by default)
   body_base64  a body that is no text, instead
   id           the message id; a UUIDv7 where there is none
   headers, exchange, routing_key, content_type
   properties   AMQP properties as `hapax dead show --json` prints them
 
-Messages are persistent and mandatory: one that no queue takes comes back, and is reported. Those whose answer is lost
+Messages are persistent and mandatory: one that no queue takes comes back, and is reported. Those whose answer is lost \
 with the connection are published again, under the same id.
 
 Exit codes: 0 every message was confirmed, 1 not all, or the input is wrong, 2 wrong usage or config.";

@@ -3,7 +3,7 @@
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::ConfigArg;
@@ -17,10 +17,11 @@ Examples:
   hapax run -c hapax.toml
   HAPAX_LOG=info,hapax::broker=debug hapax run -c hapax.toml --log json
 
-Signals: SIGTERM and SIGINT stop it in good order: no new deliveries, what has begun is finished within `drain`, the
-rest is given back. The same signal again ends it at once; nothing is lost by that either.
+Signals: SIGTERM and SIGINT stop it in good order: no new deliveries, what has begun is finished within `drain`, the \
+rest is given back. A second signal ends it at once; nothing is lost by that either.
 
-Exit codes: 0 stopped in good order, 1 could not start, 2 the config has errors.";
+Exit codes: 0 stopped in good order, 1 could not start, 2 the config has errors; 130 (SIGINT) or 143 (SIGTERM) ended by \
+a second signal.";
 
 /// Run every configured consumer until SIGTERM or SIGINT
 ///
@@ -47,19 +48,26 @@ pub(super) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     logging::init(&LogSettings { format, filter: Some(config.log.level.clone()) })?;
     let metrics = Metrics::install()?;
     let stop = CancellationToken::new();
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let signalled = stop.clone();
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => tracing::info!("SIGTERM: finishing what has begun"),
-            _ = interrupt.recv() => tracing::info!("SIGINT: finishing what has begun; once more ends at once"),
-        }
-        signalled.cancel();
-        interrupt.recv().await;
-        // Asked twice: what is unfinished is redelivered or rescued, as after a crash.
-        std::process::exit(130);
-    });
+    let signals = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::spawn(heed(signals, stop.clone()));
+    tokio::spawn(metrics.clone().keep_up(stop.clone()));
     host::run(config, metrics, stop).await?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// SIGTERM and SIGINT: the first one stops the host in good order, the second one ends the process.
+async fn heed((mut terminate, mut interrupt): (Signal, Signal), stop: CancellationToken) {
+    let mut next = async || {
+        tokio::select! {
+            _ = terminate.recv() => ("SIGTERM", SignalKind::terminate()),
+            _ = interrupt.recv() => ("SIGINT", SignalKind::interrupt()),
+        }
+    };
+    let (name, _) = next().await;
+    tracing::info!("{name}: finishing what has begun; a second signal ends at once");
+    stop.cancel();
+    let (name, signal) = next().await;
+    // Asked twice: what is unfinished is redelivered or rescued, as after a crash.
+    tracing::warn!("{name}: ending at once; what is unfinished will be run again");
+    std::process::exit(128 + signal.as_raw_value());
 }

@@ -14,16 +14,17 @@ use crate::message::HeaderValue;
 pub(super) const HELP: &str = "\
 Examples:
   hapax topology -c hapax.toml
-  hapax topology -c hapax.toml --format definitions > definitions.json && rabbitmqctl import_definitions definitions.json
+  hapax topology -c hapax.toml --format definitions > definitions.json
+  rabbitmqctl import_definitions definitions.json
 
-Definitions hold every queue, exchange and binding that the config needs, those with declare = \"passive\" too: import
+Definitions hold every queue, exchange and binding that the config needs, those with declare = \"passive\" too: import \
 leaves what exists as it is. Exchanges become durable topic exchanges, since a config does not say what they are.
 
 Exit codes: 0 printed, 2 the config has errors.";
 
 /// Show which queues, exchanges and bindings the config needs, and who makes them
 ///
-/// Queues of consumers with declare = \"create\" are declared by `hapax run`, with their arguments and bindings. All else
+/// Queues of consumers with declare = "create" are declared by `hapax run`, with their arguments and bindings. All else
 /// must be there: exchanges of bindings and of grants to publish, and queues for copies of dead letters.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -46,7 +47,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let Some(config) = super::load(&args.config.config) else { return Ok(ExitCode::from(USAGE)) };
     let topology = Topology::of(&config);
     match args.format {
-        Format::Text => say!("{}", topology.text())?,
+        Format::Text => say!("{}", topology.text(matches!(config.broker, BrokerConfig::Embedded(_))))?,
         Format::Definitions => say!("{:#}", topology.definitions(&virtual_host(&config.broker)))?,
     }
     Ok(ExitCode::SUCCESS)
@@ -56,8 +57,15 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 #[derive(Debug, Default)]
 struct Topology<'c> {
     queues: BTreeMap<&'c str, Queue<'c>>,
-    /// Exchanges that are not the default one, and who needs them.
-    exchanges: BTreeMap<&'c str, Vec<String>>,
+    /// Exchanges that are not the default one.
+    exchanges: BTreeMap<&'c str, Exchange>,
+}
+
+#[derive(Debug, Default)]
+struct Exchange {
+    /// A queue that is declared is bound to it, which creates it on a broker that does that.
+    bound: bool,
+    needed: Vec<String>,
 }
 
 #[derive(Debug, Default)]
@@ -85,6 +93,9 @@ impl<'c> Topology<'c> {
             for binding in &consumer.bindings {
                 let why = format!("{name} binds its queue to it ({})", shown(&binding.routing_key));
                 self.exchange(&binding.exchange, why);
+                if let Some(exchange) = self.exchanges.get_mut(binding.exchange.as_str()) {
+                    exchange.bound = true;
+                }
             }
         }
         for grant in &consumer.grants.publish {
@@ -112,11 +123,12 @@ impl<'c> Topology<'c> {
 
     fn exchange(&mut self, name: &'c str, why: String) {
         if !name.is_empty() {
-            self.exchanges.entry(name).or_default().push(why);
+            self.exchanges.entry(name).or_default().needed.push(why);
         }
     }
 
-    fn text(&self) -> String {
+    /// For people. The embedded broker creates exchanges that bindings name; RabbitMQ's belong to others.
+    fn text(&self, embedded: bool) -> String {
         let mut lines = Vec::new();
         for (name, queue) in &self.queues {
             let who = match queue.made_by {
@@ -133,9 +145,13 @@ impl<'c> Topology<'c> {
                 }));
             }
         }
-        for (name, why) in &self.exchanges {
-            lines.push(format!("exchange {}: must exist", shown(name)));
-            lines.extend(why.iter().map(|why| format!("  {why}")));
+        for (name, exchange) in &self.exchanges {
+            let who = match embedded && exchange.bound {
+                true => "`hapax run` makes it with the binding",
+                false => "must exist",
+            };
+            lines.push(format!("exchange {}: {who}", shown(name)));
+            lines.extend(exchange.needed.iter().map(|why| format!("  {why}")));
         }
         if lines.is_empty() {
             lines.push("nothing: the config has no consumer".to_owned());

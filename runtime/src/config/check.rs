@@ -114,8 +114,8 @@ fn sizes(reader: &Reader<'_>, config: &ConsumerConfig) {
         warn(reader, reader.place(&["prefetch", "messages"]), problem);
     }
     if config.reuse.memory >= config.limits.memory {
-        let problem =
-            Problem::new("`reuse.memory` is never reached").label("instances end at `limits.memory` before that");
+        let problem = Problem::new("`reuse.memory` is never reached")
+            .label("no instance can grow by that much within `limits.memory`");
         warn(reader, reader.place(&["reuse", "memory"]), problem);
     }
 }

@@ -16,7 +16,7 @@ use crate::broker::{Binding, Declare, QueueSpec};
 use crate::identity::{BadRule, IdRule, PartitionRule, SLOTS};
 use crate::ledger::database::SessionSettings;
 use crate::message::HeaderValue;
-use crate::retry::RetryPolicy;
+use crate::retry::{RetryMode, RetryPolicy};
 
 /// One consumer, defaults filled in.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,8 +59,6 @@ pub struct ConsumerConfig {
     pub retention: Duration,
     /// When instances are discarded.
     pub reuse: Reuse,
-    /// The isolation level of the transactions.
-    pub isolation: Isolation,
     /// With more parked rows than this, no more deliveries are taken.
     pub parked_max: u64,
     /// With more outbox rows than this, no more deliveries are taken.
@@ -82,13 +80,6 @@ pub struct DeadLetterCopy {
     pub routing_key: String,
 }
 
-/// The isolation level of a consumer's transactions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Isolation {
-    /// Each statement sees what was committed before it: what claims and fenced transitions are built on.
-    ReadCommitted,
-}
-
 impl ConsumerConfig {
     /// What the broker needs to know.
     pub fn queue_spec(&self) -> QueueSpec {
@@ -100,6 +91,7 @@ impl ConsumerConfig {
             bindings: self.bindings.clone(),
             prefetch_messages: self.prefetch.messages,
             prefetch_bytes: self.prefetch.bytes,
+            ordered: self.retry.mode == RetryMode::Blocking,
         }
     }
 
@@ -120,6 +112,7 @@ pub(super) fn consumer(reader: &mut Reader<'_>, name: &str, shared: Option<&Data
     let limits = reader.section("limits", policy::limits);
     let batch = reader.section("batch", |reader| policy::batch(reader, limits));
     let concurrency = concurrency(reader, database.as_ref());
+    reader.get("isolation", (), isolation);
     ConsumerConfig {
         name: name.to_owned(),
         queue: reader.require("queue", "\"orders\"", Field::name).unwrap_or_default(),
@@ -140,7 +133,6 @@ pub(super) fn consumer(reader: &mut Reader<'_>, name: &str, shared: Option<&Data
         max_crashes: policy::max_crashes(reader),
         retention: policy::retention(reader),
         reuse: policy::reuse(reader),
-        isolation: reader.get("isolation", Isolation::ReadCommitted, isolation),
         parked_max: reader.section("parked", policy::max_rows),
         outbox_max: reader.section("outbox", policy::max_rows),
         mass_failure: policy::mass_failure(reader),
@@ -191,11 +183,12 @@ fn rule<T: std::str::FromStr<Err = BadRule>>(field: &Field<'_>, forms: &[&str]) 
     })
 }
 
-fn isolation(field: &Field<'_>) -> Result<Isolation, Problem> {
+/// There is one level, which claims and fenced transitions are built on. The key is there for whoever looks for it.
+fn isolation(field: &Field<'_>) -> Result<(), Problem> {
     match field.text()?.as_str() {
         "repeatable-read" | "serializable" => Err(Problem::new("the only isolation level is `read-committed`")
             .help("claims and transitions are built on it; lock rows with SELECT … FOR UPDATE where that is needed")),
-        _ => field.choice(&[("read-committed", Isolation::ReadCommitted)]),
+        _ => field.choice(&[("read-committed", ())]),
     }
 }
 

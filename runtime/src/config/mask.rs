@@ -79,9 +79,15 @@ fn collect_value(value: &Spanned<DeValue<'_>>, text: &str, secrets: &mut Vec<Ran
 }
 
 /// `scheme://user:PASSWORD@host`. Up to the last `@`: rather too much than too little. Without an `@` whatever follows
-/// the colon may be a password too, of which a `#` or a quotation mark cut off the end, unless it is a port.
+/// the colon may be a password too, of which a `#` or a quotation mark cut off the end, unless it is a port. The address
+/// of a socket has its password in a parameter, `pass=`.
 fn password_in_address(text: &str, span: Range<usize>) -> Option<Range<usize>> {
     let literal = text.get(span.clone())?;
+    if let Some((address, password)) = literal.split_once("pass=").filter(|(address, _)| address.contains("+unix:")) {
+        return Some(
+            span.start + address.len() + "pass=".len()..span.start + literal.len() - trailing_quotes(password),
+        );
+    }
     let authority = literal.find("://")? + 3;
     let at = literal.rfind('@').filter(|at| *at > authority);
     let end = at.unwrap_or(literal.len());
@@ -89,6 +95,10 @@ fn password_in_address(text: &str, span: Range<usize>) -> Option<Range<usize>> {
     let port = rest.split(['/', '?', '"', '\'']).next().unwrap_or_default();
     let is_port = port.chars().all(|c| c.is_ascii_digit()) || host.starts_with('[');
     (at.is_some() || !is_port).then(|| span.start + end - rest.len()..span.start + end)
+}
+
+fn trailing_quotes(text: &str) -> usize {
+    text.len() - text.trim_end_matches(['"', '\'']).len()
 }
 
 /// The same for a line that could not be parsed: no port is taken for granted.

@@ -26,7 +26,7 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-pub use consumer::{ConsumerConfig, DeadLetterCopy, Isolation};
+pub use consumer::{ConsumerConfig, DeadLetterCopy};
 pub use diagnostic::{Diagnostic, Place, Severity};
 pub use grants::{Grants, PublishGrant, Verb};
 pub use policy::{Batch, Limits, LockPolicy, MassFailure, OnUnavailable, Prefetch, Reuse};
@@ -203,11 +203,16 @@ fn log_level(field: &Field<'_>) -> Result<String, Problem> {
     checked.map(|_| text).map_err(|error| Problem::new(format!("`level` is not a filter: {error}")).help(help))
 }
 
-/// By default in the user's cache directory; without one, beside the config file.
-fn module_cache(reader: &mut Reader<'_>) -> ModuleCacheConfig {
-    let variable = |name: &str| (reader.context.env)(name).filter(|value| Path::new(value).is_absolute());
+/// Where compiled modules are kept unless a config says otherwise: in the user's cache directory, or without one in
+/// `.hapax-cache` of `dir`.
+pub fn default_module_cache(dir: &Path, env: &dyn Fn(&str) -> Option<String>) -> PathBuf {
+    let variable = |name: &str| env(name).filter(|value| Path::new(value).is_absolute());
     let base = variable("XDG_CACHE_HOME").or_else(|| variable("HOME").map(|home| format!("{home}/.cache")));
-    let default = base.map_or_else(|| reader.context.dir.join(".hapax-cache"), |base| Path::new(&base).join("hapax"));
+    base.map_or_else(|| dir.join(".hapax-cache"), |base| Path::new(&base).join("hapax"))
+}
+
+fn module_cache(reader: &mut Reader<'_>) -> ModuleCacheConfig {
+    let default = default_module_cache(reader.context.dir, reader.context.env);
     ModuleCacheConfig { dir: reader.get("dir", default, Field::path) }
 }
 

@@ -10,6 +10,7 @@ const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
+const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
@@ -42,6 +43,10 @@ pub struct Limits {
     pub sql_rows: u64,
     /// Bytes of one query's values, about.
     pub sql_bytes: u64,
+    /// Rows that all statements together may change.
+    pub sql_rows_affected: u64,
+    /// Bytes of one statement's text.
+    pub sql_text: u64,
     /// Time of one statement.
     pub sql_time: Duration,
     /// How long one statement waits for a row lock.
@@ -52,6 +57,8 @@ pub struct Limits {
     pub outbox_messages: u32,
     /// Bytes of their bodies and headers.
     pub outbox_bytes: u64,
+    /// Bytes of standard output and error that reach the log.
+    pub output: u64,
 }
 
 /// What happens while the lock server cannot be reached.
@@ -139,11 +146,15 @@ pub(super) fn limits(reader: &mut Reader<'_>) -> Limits {
         time,
         sql_rows: reader.get("sql_rows", 10_000, |f| f.integer(1..=u64::MAX)),
         sql_bytes: reader.get("sql_bytes", 16 * MIB, |f| f.size(1024..=GIB)),
+        sql_rows_affected: reader.get("sql_rows_affected", 100_000, |f| f.integer(0..=u64::MAX)),
+        // Reading a statement takes time and stack: what is long is data, and data belongs into parameters.
+        sql_text: reader.get("sql_text", 64 * KIB, |f| f.size(1..=MIB)),
         sql_time,
         sql_lock_time: reader.get("sql_lock_time", (2 * SECOND).min(sql_time), |f| f.duration(MILLISECOND..=HOUR)),
         sql_statements: reader.get("sql_statements", 1000, |f| f.integer(0..=u64::from(u32::MAX))),
         outbox_messages: reader.get("outbox_messages", 1000, |f| f.integer(0..=1_000_000)),
         outbox_bytes: reader.get("outbox_bytes", 16 * MIB, |f| f.size(0..=GIB)),
+        output: reader.get("output", 64 * KIB, |f| f.size(0..=GIB)),
     }
 }
 

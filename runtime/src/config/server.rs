@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use url::Url;
 
 use super::reader::{Field, Problem, Reader, unknown_word};
@@ -21,7 +22,7 @@ pub enum BrokerConfig {
 /// `[lock]`: where locks are held.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LockConfig {
-    /// `redis://` or `rediss://`.
+    /// `redis://`, `rediss://` or `redis+unix://`.
     Redis(ServerUrl),
     /// `local:`: in this process's memory.
     Local,
@@ -82,6 +83,8 @@ impl fmt::Display for DatabaseConfig {
 /// What follows a scheme, and what it makes.
 enum Kind<T> {
     Server(fn(ServerUrl) -> T),
+    /// A server at a socket of this machine: it has a path and no host.
+    Socket(fn(ServerUrl) -> T),
     File(fn(PathBuf) -> T),
     Alone(fn() -> T),
 }
@@ -94,9 +97,10 @@ const BROKERS: [(&str, Kind<BrokerConfig>); 3] = [
     ("embedded", Kind::File(BrokerConfig::Embedded)),
 ];
 
-const LOCKS: [(&str, Kind<LockConfig>); 3] = [
+const LOCKS: [(&str, Kind<LockConfig>); 4] = [
     ("redis", Kind::Server(LockConfig::Redis)),
     ("rediss", Kind::Server(LockConfig::Redis)),
+    ("redis+unix", Kind::Socket(LockConfig::Redis)),
     ("local", Kind::Alone(|| LockConfig::Local)),
 ];
 
@@ -158,18 +162,18 @@ fn endpoint<T>(url: &Field<'_>, password: Option<&Field<'_>>, schemes: &Schemes<
     let secret = password.map(|field| field.check(read_secret));
     match (found?, secret) {
         (Address::Server(parsed, make), None) => {
-            if parsed.password().is_some() && !url.raw().unwrap_or_default().contains("${") {
+            if has_password(&parsed) && !url.raw().unwrap_or_default().contains("${") {
                 warn_about_password(url);
             }
             Some(make(ServerUrl::new(parsed)))
         }
         (Address::Server(mut parsed, make), Some(secret)) => {
-            if parsed.password().is_some() {
+            if has_password(&parsed) {
                 let problem = Problem::new("the password is given twice").label("here, and in `url`");
                 url.context.error(password?.span(), problem);
                 return None;
             }
-            parsed.set_password(Some(secret?.expose())).ok()?; // fails without a host only, and it has one
+            put_password(&mut parsed, &secret?);
             Some(make(ServerUrl::new(parsed)))
         }
         (Address::Other(made), None) => Some(made),
@@ -177,6 +181,23 @@ fn endpoint<T>(url: &Field<'_>, password: Option<&Field<'_>>, schemes: &Schemes<
             url.context.error(password?.span(), Problem::new("an address like this takes no password"));
             None
         }
+    }
+}
+
+/// The parameter that holds the password in the address of a socket, which has no place for one before a host.
+const SOCKET_PASSWORD: &str = "pass";
+
+fn has_password(url: &Url) -> bool {
+    url.password().is_some() || !url.has_host() && url.query_pairs().any(|(name, _)| name == SOCKET_PASSWORD)
+}
+
+/// Clients decode what they find there, so that everything but letters and digits is encoded: `Url` itself leaves a `%`
+/// alone, and `a%20b` would become another password.
+fn put_password(url: &mut Url, secret: &Secret) {
+    let encoded = utf8_percent_encode(secret.expose(), NON_ALPHANUMERIC).to_string();
+    // It fails without a host, and then the address is a socket's.
+    if url.set_password(Some(&encoded)).is_err() {
+        url.query_pairs_mut().append_pair(SOCKET_PASSWORD, secret.expose());
     }
 }
 
@@ -204,6 +225,7 @@ fn address<T>(field: &Field<'_>, schemes: &Schemes<T>) -> Result<Address<T>, Pro
     };
     match kind {
         Kind::Server(make) => Ok(Address::Server(server_url(&text, scheme, rest)?, *make)),
+        Kind::Socket(make) => Ok(Address::Server(socket_url(&text, scheme, rest)?, *make)),
         Kind::File(make) => Ok(Address::Other(make(field.context.dir.join(file_path(scheme, rest)?)))),
         Kind::Alone(make) if rest.is_empty() => Ok(Address::Other(make())),
         Kind::Alone(_) => Err(Problem::new(format!("nothing may follow `{scheme}:`"))),
@@ -220,6 +242,16 @@ fn server_url(text: &str, scheme: &str, rest: &str) -> Result<Url, Problem> {
         Some(host) if !host.is_empty() => Ok(url),
         _ => Err(Problem::new("the address has no host").help(help)),
     }
+}
+
+fn socket_url(text: &str, scheme: &str, rest: &str) -> Result<Url, Problem> {
+    let help = format!("for example: {scheme}:///run/redis/redis.sock");
+    let path = rest.strip_prefix("//").filter(|path| path.starts_with('/') && path.len() > 1);
+    if path.is_none_or(|path| path.starts_with("/?")) {
+        let problem = Problem::new(format!("`{scheme}:` must be followed by `//` and the absolute path of a socket"));
+        return Err(problem.help(help));
+    }
+    Url::parse(text).map_err(|error| Problem::new(format!("not a valid address: {error}")).help(help))
 }
 
 fn file_path<'t>(scheme: &str, rest: &'t str) -> Result<&'t str, Problem> {

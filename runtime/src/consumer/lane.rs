@@ -20,8 +20,9 @@ use crate::pipeline::shared::Shared;
 use crate::pipeline::{Fault, Interrupted, Pipeline, Report};
 use crate::retry::RetryMode;
 
-/// How soon a delivery whose lock somebody else holds is looked at again.
-const LOCK_WAIT: Duration = Duration::from_millis(50);
+/// How soon a delivery whose lock somebody else holds is looked at again; see
+/// [`Locking::tries`](crate::pipeline::shared::Locking::tries).
+pub const LOCK_WAIT: Duration = Duration::from_millis(50);
 
 /// What is due later than this is left to the clock, and so is what is parked while this many alarms are set.
 const FAR: Duration = Duration::from_secs(600);

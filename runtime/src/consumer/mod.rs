@@ -31,6 +31,7 @@ use crate::telemetry::waits::retry_forever;
 use gate::Gate;
 use health::Health;
 pub use health::MassFailure;
+pub use lane::LOCK_WAIT;
 use lane::{Common, Lane};
 use taken::Taken;
 
@@ -196,7 +197,7 @@ impl Consumer {
             let (broker, spec) = (self.broker.clone(), self.spec.clone());
             let subscribe = move || {
                 let (broker, spec) = (broker.clone(), spec.clone());
-                async move { broker.subscribe(&spec).await }
+                async move { broker.subscribe(&spec).await.map_err(|error| error.advised()) }
             };
             let subscribed = retry_forever(&what, &self.readiness, stop, subscribe).boxed();
             let Some(subscription) = subscribed.await else { return };

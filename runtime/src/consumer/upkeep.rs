@@ -144,7 +144,8 @@ async fn measure(common: &Common, policy: &Policy, pressure: &watch::Sender<bool
         shared.metrics.parked_rows(state.as_str(), count(state));
     }
     let parked = count(State::Retry) + count(State::Running) + count(State::Deferred);
-    let unpublished = shared.relay.waiting();
+    let (unpublished, oldest) = shared.ledger.outbox_stats(&shared.name).await?;
+    shared.metrics.outbox_waiting(unpublished, oldest);
     let reason = Pressure { parked, unpublished, probing: common.health.probing_for() }.reason(policy);
     let pressed = reason.is_some();
     let changed = pressure.send_if_modified(|before| std::mem::replace(before, pressed) != pressed);

@@ -9,4 +9,4 @@ wasmtime::component::bindgen!({
     exports: { default: async },
 });
 
-pub(super) use hapax::handler::{context, outbox, sql, types};
+pub(super) use self::hapax::handler::{context, outbox, sql, types};

@@ -112,7 +112,8 @@ impl Engine {
     }
 
     /// Component instances alive now.
-    pub fn instances_in_use(&self) -> usize {
+    #[cfg(test)]
+    fn instances_in_use(&self) -> usize {
         self.settings.max_instances as usize - self.permits.available_permits()
     }
 

@@ -96,21 +96,22 @@ impl PublishGrant {
 pub struct Limits {
     /// Linear memory of one instance, all its memories together.
     pub memory: u64,
-    /// Wall-clock time of one attempt.
+    /// Wall-clock time of one attempt, its statements included.
     pub time: Duration,
-    /// Data that one call of the host may hand over, and the guest's answer.
+    /// Data that one call of the host may hand over, and the guest's answer: [`Self::host_call`].
     pub host_call: u64,
     /// Calls of `execute`, `execute-many` and `query`.
     pub sql_statements: u32,
     /// Length of one statement's text.
-    pub sql_text: usize,
+    pub sql_text: u64,
     /// Rows of one result, and parameter rows of one `execute-many`.
     pub sql_rows: u64,
     /// Size of one result.
     pub sql_bytes: u64,
     /// Rows that all statements together may change.
     pub sql_rows_affected: u64,
-    /// Time that all statements together may take.
+    /// Time of one statement. The database keeps it, by the session's setting; the host waits a little longer, and then
+    /// gives the connection up.
     pub sql_time: Duration,
     /// Outbox messages.
     pub outbox_messages: u32,
@@ -120,20 +121,36 @@ pub struct Limits {
     pub output: u64,
 }
 
+/// RabbitMQ's own limit of a message: 128 MiB by default until 4.0, 16 MiB since.
+const LARGEST_MESSAGE: u64 = 128 << 20;
+
+/// What a call of the host hands over beside its payload: names, headers, a statement's text.
+const HOST_CALL_ROOM: u64 = 2 << 20;
+
+impl Limits {
+    /// What one call of the host has to carry, so that no other limit is out of reach: all that a query may return or
+    /// the outbox may hold, or a message, as far as the instance can hold one at all. It bounds what the host allocates
+    /// for a guest that passes the same bytes many times over.
+    pub fn host_call(memory: u64, sql_bytes: u64, outbox_bytes: u64) -> u64 {
+        sql_bytes.max(outbox_bytes).max(memory.min(LARGEST_MESSAGE)).saturating_add(HOST_CALL_ROOM)
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
+        let (memory, sql_bytes, outbox_bytes) = (64 << 20, 16 << 20, 16 << 20);
         Self {
-            memory: 64 << 20,
+            memory,
             time: Duration::from_secs(30),
-            host_call: 64 << 20,
+            host_call: Self::host_call(memory, sql_bytes, outbox_bytes),
             sql_statements: 1_000,
             sql_text: 64 << 10,
             sql_rows: 10_000,
-            sql_bytes: 16 << 20,
+            sql_bytes,
             sql_rows_affected: 100_000,
-            sql_time: Duration::from_secs(10),
+            sql_time: Duration::from_secs(5),
             outbox_messages: 1_000,
-            outbox_bytes: 16 << 20,
+            outbox_bytes,
             output: 64 << 10,
         }
     }
@@ -144,14 +161,8 @@ impl Default for Limits {
 pub struct Reuse {
     /// Calls until it is replaced.
     pub calls: u32,
-    /// Linear memory in bytes above which it is replaced: memory never shrinks.
-    pub memory_mark: u64,
-}
-
-impl Default for Reuse {
-    fn default() -> Self {
-        Self { calls: 10_000, memory_mark: 48 << 20 }
-    }
+    /// Bytes by which its linear memory may grow from its start before it is replaced: memory never shrinks.
+    pub growth: u64,
 }
 
 /// Matches a routing key against a topic pattern, in time proportional to the product of their words: `#.#.#…` costs no

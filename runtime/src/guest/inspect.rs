@@ -70,12 +70,17 @@ pub enum GrantFinding {
 impl Module {
     /// Looks at a module as [`Module::load`] does, and reports instead of failing: an error only where there is no
     /// component to report on.
-    pub async fn inspect(engine: &Engine, cache: &ModuleCache, path: &Path) -> Result<Inspection, LoadError> {
+    pub async fn inspect(
+        engine: &Engine,
+        cache: &ModuleCache,
+        path: &Path,
+        memory: u64,
+    ) -> Result<Inspection, LoadError> {
         let bytes = read(path).await?;
         let size = bytes.len() as u64;
         let (digest, component) = compile(engine, cache, path, bytes.clone()).await?;
         let shape = Shape::of(&component);
-        let problem = Self::from_bytes(engine, cache, path, bytes).await.err();
+        let problem = Self::from_bytes(engine, cache, path, bytes, memory).await.err();
         let imports = shape.imports.into_iter().map(|name| (status(&name), name)).map(|(s, n)| (n, s)).collect();
         let world = match &problem {
             Some(LoadError::MissingExport { .. } | LoadError::OtherVersion { .. } | LoadError::Link { .. }) => None,

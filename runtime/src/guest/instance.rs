@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::OwnedSemaphorePermit;
+use tracing::{Instrument as _, Span};
 use wasmtime::Store;
 use wasmtime::component::TypedFunc;
 
@@ -14,7 +15,7 @@ use super::lent::{Lent, gone};
 use super::module::Module;
 use super::output::{Output, Speaker};
 use super::state::State;
-use super::verdict::{Ending, MemoryState, host_failure, judge, timed_out, trapped};
+use super::verdict::{Ending, MemoryState, host_failure, judge, still_starting, timed_out, trapped};
 use super::{Advice, Call, Failure, Finished, Phase, Verdict, convert};
 use crate::ledger::database::{Connection, DbError};
 
@@ -24,9 +25,6 @@ type Compensate = TypedFunc<(types::Message, types::Death), Answer>;
 
 /// Objects of the host (streams, timers) that a guest may hold at once.
 const MAX_HANDLES: usize = 10_000;
-
-/// How long a ping that is on its way when the guest ends may take; then its connection is given up.
-const PING_WAIT: Duration = Duration::from_secs(2);
 
 /// A live copy of a module, with a memory of its own. A lane keeps one and calls it for message after message.
 pub struct Instance(Box<Inner>);
@@ -40,6 +38,8 @@ struct Inner {
     lent: Arc<Lent>,
     output: Arc<Output>,
     calls: u32,
+    /// Linear memory once it had started: what a language's runtime takes is no growth.
+    initial_memory: u64,
     // Declared last, dropped last: the place in the pool is free only when the store is gone.
     _permit: OwnedSemaphorePermit,
 }
@@ -51,12 +51,49 @@ pub enum InstanceError {
     Engine(EngineError),
     /// An export has another type than the contract says.
     Contract(String),
-    /// The module's own start code trapped, or it needs more memory than the consumer allows.
+    /// The module's own start code trapped or took too long, or it needs more memory than the consumer allows.
     Start(Failure),
 }
 
 impl Instance {
-    /// Makes an instance. What it prints on the way goes to the log, without a message id.
+    /// Makes an instance and an attempt on it, on a connection whose transaction is open: it is kept alive meanwhile.
+    pub async fn start_and_call(
+        module: &Arc<Module>,
+        consumer: &Arc<ConsumerContext>,
+        call: Call,
+        connection: Box<dyn Connection>,
+    ) -> Finished {
+        let span = attempt_span(module, consumer, &call);
+        Self::started_and_called(module, consumer, call, connection).instrument(span).await
+    }
+
+    async fn started_and_called(
+        module: &Arc<Module>,
+        consumer: &Arc<ConsumerContext>,
+        call: Call,
+        connection: Box<dyn Connection>,
+    ) -> Finished {
+        let started = Instant::now();
+        let lent = Lent::default();
+        lent.lend(connection).await;
+        let (made, ping) = lent.beside(consumer.ping_every, Self::new(module, consumer)).await;
+        let verdict = match (made, lent.take_back().await, ping) {
+            (Ok(instance), Some(connection), None) => {
+                let mut finished = instance.attempt(call, connection).await;
+                finished.elapsed = started.elapsed();
+                return finished;
+            }
+            (Err(error), Some(connection), None) => {
+                return not_run(module, error.into_verdict(), Some(connection), started);
+            }
+            (_, _, Some(error)) => Verdict::Infrastructure(error),
+            (_, None, None) => Verdict::Infrastructure(gone()),
+        };
+        not_run(module, verdict, None, started)
+    }
+
+    /// Makes an instance, within the consumer's time limit of an attempt. What it prints on the way goes to the log,
+    /// without a message id.
     pub async fn new(module: &Arc<Module>, consumer: &Arc<ConsumerContext>) -> Result<Self, InstanceError> {
         let permit = module.engine.permit().await.map_err(InstanceError::Engine)?;
         let (lent, output) = (Arc::new(Lent::default()), Arc::new(Output::default()));
@@ -67,9 +104,11 @@ impl Instance {
         store.set_max_component_handles(MAX_HANDLES);
         store.set_epoch_deadline(1);
         store.epoch_deadline_async_yield_and_update(1);
-        let instance = match module.pre.instantiate_async(&mut store).await {
-            Ok(instance) => instance,
-            Err(error) => return Err(not_started(&error, &mut store, consumer, &output)),
+        let limit = consumer.limits.time;
+        let instance = match tokio::time::timeout(limit, module.pre.instantiate_async(&mut store)).await {
+            Ok(Ok(instance)) => instance,
+            Ok(Err(error)) => return Err(not_started(&error, &mut store, consumer, &output)),
+            Err(_) => return Err(InstanceError::Start(still_starting(limit, output.finish()))),
         };
         let contract = |error: wasmtime::Error| InstanceError::Contract(format!("{error:#}"));
         let handle = instance.get_typed_func(&mut store, module.handle).map_err(contract)?;
@@ -78,8 +117,19 @@ impl Instance {
             None => None,
         };
         let (module, consumer) = (Arc::clone(module), Arc::clone(consumer));
-        let calls = 0;
-        Ok(Self(Box::new(Inner { module, consumer, store, handle, compensate, lent, output, calls, _permit: permit })))
+        let (calls, initial_memory) = (0, store.data().memory.used());
+        Ok(Self(Box::new(Inner {
+            module,
+            consumer,
+            store,
+            handle,
+            compensate,
+            lent,
+            output,
+            calls,
+            initial_memory,
+            _permit: permit,
+        })))
     }
 
     /// The module that it is a copy of.
@@ -96,7 +146,12 @@ impl Instance {
     ///
     /// It always ends about as soon as the time limit: whatever the guest does, whatever the database does. Dropping the
     /// future drops the instance, and stops a running statement at the server.
-    pub async fn call(mut self, call: Call, connection: Box<dyn Connection>) -> Finished {
+    pub async fn call(self, call: Call, connection: Box<dyn Connection>) -> Finished {
+        let span = attempt_span(&self.0.module, &self.0.consumer, &call);
+        self.attempt(call, connection).instrument(span).await
+    }
+
+    async fn attempt(mut self, call: Call, connection: Box<dyn Connection>) -> Finished {
         let started = Instant::now();
         let inner = &mut *self.0;
         let limit = call.time_limit.min(inner.consumer.limits.time);
@@ -136,30 +191,8 @@ impl Inner {
 
     /// Runs the guest, with a pinging timer beside it. Returns how it ended, and the error of the ping that failed.
     async fn run(&mut self, call: &Call, limit: Duration) -> (Ending, Option<DbError>) {
-        let lent = Arc::clone(&self.lent);
-        let mut keep_alive = std::pin::pin!(lent.keep_alive(self.consumer.ping_every));
-        let mut ping_error = None;
-        let ended = {
-            let mut guest = std::pin::pin!(tokio::time::timeout(limit, self.invoke(call)));
-            loop {
-                tokio::select! {
-                    biased;
-                    ended = &mut guest => break ended,
-                    error = &mut keep_alive, if ping_error.is_none() => ping_error = Some(error),
-                }
-            }
-        };
-        if lent.is_busy() {
-            // Either the guest's statement, whose future is gone by now, or a ping, which may finish.
-            let settled = async {
-                tokio::select! {
-                    biased;
-                    _ = lent.session() => {}
-                    error = &mut keep_alive, if ping_error.is_none() => ping_error = Some(error),
-                }
-            };
-            let _ = tokio::time::timeout(PING_WAIT, settled).await;
-        }
+        let (lent, every) = (Arc::clone(&self.lent), self.consumer.ping_every);
+        let (ended, ping_error) = lent.beside(every, tokio::time::timeout(limit, self.invoke(call))).await;
         let in_statement = lent.is_busy();
         let stderr = self.output.finish();
         let refused = self.store.data_mut().memory.take_refused();
@@ -189,7 +222,10 @@ impl Inner {
     /// Whether it has served long enough.
     fn is_worn(&self) -> bool {
         match self.consumer.reuse {
-            Some(reuse) => self.calls >= reuse.calls || self.store.data().memory.used() > reuse.memory_mark,
+            Some(reuse) => {
+                let growth = self.store.data().memory.used().saturating_sub(self.initial_memory);
+                self.calls >= reuse.calls || growth > reuse.growth
+            }
             None => true,
         }
     }
@@ -217,6 +253,30 @@ fn not_started(
     }
     let memory = MemoryState { refused: store.data_mut().memory.take_refused(), limit: consumer.limits.memory };
     InstanceError::Start(trapped(error, memory, output.finish()))
+}
+
+/// What everything that is logged inside of an attempt carries. Where nobody listens at this level it costs a look at it.
+fn attempt_span(module: &Module, consumer: &ConsumerContext, call: &Call) -> Span {
+    tracing::debug_span!(
+        "attempt",
+        consumer = %consumer.consumer,
+        message_id = %call.id,
+        attempt = call.attempt,
+        module = %module.short_digest(),
+    )
+}
+
+/// What is left of an attempt without an instance.
+fn not_run(module: &Module, verdict: Verdict, connection: Option<Box<dyn Connection>>, started: Instant) -> Finished {
+    Finished {
+        verdict,
+        outbox: Vec::new(),
+        connection,
+        touched_sql: false,
+        instance: None,
+        module: module.digest,
+        elapsed: started.elapsed(),
+    }
 }
 
 fn speaker(module: &Module, consumer: &ConsumerContext, call: Option<&Call>) -> Speaker {

@@ -1,7 +1,6 @@
 //! A lane's guest: the current module's instance, kept as long as it is good.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use super::grants::ConsumerContext;
 use super::instance::Instance;
@@ -38,27 +37,12 @@ impl LaneGuest {
 
     /// Makes one attempt on the pinned module. [`Finished::instance`] is none: the lane's guest keeps it.
     pub async fn call(&mut self, call: Call, connection: Box<dyn Connection>) -> Finished {
-        let started = Instant::now();
         let module = Arc::clone(&self.pinned);
         let kept = self.instance.take().filter(|instance| Arc::ptr_eq(instance.module(), &module));
-        let instance = match kept {
-            Some(instance) => instance,
-            None => match Instance::new(&module, &self.consumer).await {
-                Ok(instance) => instance,
-                Err(error) => {
-                    return Finished {
-                        verdict: error.into_verdict(),
-                        outbox: Vec::new(),
-                        connection: Some(connection),
-                        touched_sql: false,
-                        instance: None,
-                        module: module.digest,
-                        elapsed: started.elapsed(),
-                    };
-                }
-            },
+        let mut finished = match kept {
+            Some(instance) => instance.call(call, connection).await,
+            None => Instance::start_and_call(&module, &self.consumer, call, connection).await,
         };
-        let mut finished = instance.call(call, connection).await;
         self.instance = finished.instance.take();
         finished
     }

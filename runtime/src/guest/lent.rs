@@ -16,6 +16,9 @@ use crate::ledger::value::{Executed, Param, ResultSet, RowLimits};
 /// How long the caller waits for a statement to be stopped at the server; stopping goes on without it.
 const KILL_WAIT: Duration = Duration::from_secs(2);
 
+/// How long a ping that is on its way when the guest ends may take; then its connection is given up.
+const PING_WAIT: Duration = Duration::from_secs(2);
+
 /// A place for a connection.
 #[derive(Default)]
 pub(crate) struct Lent {
@@ -41,16 +44,48 @@ impl Lent {
         Session { connection: self.connection.lock().await, lent: self }
     }
 
+    /// Waits for guest code, and keeps the connection alive beside it. The second answer is the error of a ping that
+    /// failed.
+    pub(crate) async fn beside<T>(&self, every: Duration, guest: impl Future<Output = T>) -> (T, Option<DbError>) {
+        let mut keep_alive = std::pin::pin!(self.keep_alive(every));
+        let mut failed = None;
+        let ended = {
+            let mut guest = std::pin::pin!(guest);
+            loop {
+                tokio::select! {
+                    biased;
+                    ended = &mut guest => break ended,
+                    error = &mut keep_alive, if failed.is_none() => failed = Some(error),
+                }
+            }
+        };
+        if self.is_busy() {
+            // Either the guest's statement, whose future is gone by now, or a ping, which may finish.
+            let settled = async {
+                tokio::select! {
+                    biased;
+                    _ = self.session() => {}
+                    error = &mut keep_alive, if failed.is_none() => failed = Some(error),
+                }
+            };
+            let _ = tokio::time::timeout(PING_WAIT, settled).await;
+        }
+        (ended, failed)
+    }
+
     /// Sends a ping each time the connection has not been used for `every`; returns only with the error of one.
-    pub(crate) async fn keep_alive(&self, every: Duration) -> DbError {
+    async fn keep_alive(&self, every: Duration) -> DbError {
         loop {
             let idle = self.last_used().map_or(Duration::ZERO, |last| last.elapsed());
             tokio::time::sleep(every.saturating_sub(idle).max(Duration::from_millis(1))).await;
             if self.last_used().is_some_and(|last| last.elapsed() < every) {
                 continue;
             }
-            // Held by a statement: that is a sign of life in itself.
-            let Ok(connection) = self.connection.try_lock() else { continue };
+            // Held by a statement: that is a sign of life in itself, and its end will be the next.
+            let Ok(connection) = self.connection.try_lock() else {
+                tokio::time::sleep(every).await;
+                continue;
+            };
             let mut session = Session { connection, lent: self };
             if let Err(error) = session.ping(every).await {
                 return error;
@@ -117,7 +152,7 @@ impl Session<'_> {
     /// Runs a statement for at most `limit`.
     pub(crate) async fn execute(&mut self, sql: &str, params: &[Param], limit: Duration) -> Result<Executed, DbError> {
         let connection = self.connection.as_deref_mut().ok_or_else(gone)?;
-        self.lent.timed(connection.execute(sql, params), limit).await
+        self.lent.timed(sql, connection.execute(sql, params), limit).await
     }
 
     /// Runs a query for at most `limit`.
@@ -129,12 +164,12 @@ impl Session<'_> {
         limit: Duration,
     ) -> Result<ResultSet, DbError> {
         let connection = self.connection.as_deref_mut().ok_or_else(gone)?;
-        self.lent.timed(connection.query(sql, params, rows), limit).await
+        self.lent.timed(sql, connection.query(sql, params, rows), limit).await
     }
 
     async fn ping(&mut self, limit: Duration) -> Result<(), DbError> {
         let connection = self.connection.as_deref_mut().ok_or_else(gone)?;
-        let pinged = self.lent.timed(connection.ping(), limit).await;
+        let pinged = self.lent.timed("(ping)", connection.ping(), limit).await;
         // A server that does not answer a ping in time is down; it is not the handler that was slow.
         pinged.map_err(|error| DbError { kind: DbErrorKind::Infrastructure, ..error })
     }
@@ -143,15 +178,19 @@ impl Session<'_> {
 impl Lent {
     async fn timed<T>(
         &self,
+        sql: &str,
         statement: impl Future<Output = Result<T, DbError>>,
         limit: Duration,
     ) -> Result<T, DbError> {
+        let started = Instant::now();
         self.busy.store(true, Ordering::Relaxed);
         let result = match tokio::time::timeout(limit, statement).await {
             Ok(result) => result,
             // Still busy: it must be killed.
             Err(_) => return Err(out_of_time(limit)),
         };
+        // Without its parameters: they are the message's.
+        tracing::trace!(target: "hapax::guest::sql", sql, elapsed = ?started.elapsed(), ok = result.is_ok());
         self.busy.store(false, Ordering::Relaxed);
         self.used();
         if result.as_ref().is_err_and(|error| error.connection_lost) {
@@ -166,9 +205,7 @@ fn out_of_time(limit: Duration) -> DbError {
         kind: DbErrorKind::TimedOut,
         code: Some("timeout".to_owned()),
         constraint: None,
-        message: format!(
-            "no answer from the database within the {limit:.1?} that were left; the statement was stopped"
-        ),
+        message: format!("no answer from the database within {limit:.1?}; the statement was stopped"),
         connection_lost: true,
     }
 }
@@ -199,6 +236,21 @@ mod tests {
         }
         assert!(fake.sent().iter().all(|sent| sent == "ping"));
         assert!(lent.take_back().await.is_some());
+    }
+
+    #[tokio::test]
+    async fn nobody_is_woken_again_and_again_while_a_statement_runs() {
+        let lent = Lent::default();
+        lent.lend(Box::new(Fake::default())).await;
+        let _statement = lent.session().await;
+        let mut keep_alive = std::pin::pin!(lent.keep_alive(Duration::from_millis(30)));
+        let mut wakes = 0;
+        let counted = std::future::poll_fn(|context| {
+            wakes += 1;
+            keep_alive.as_mut().poll(context)
+        });
+        assert!(tokio::time::timeout(Duration::from_millis(300), counted).await.is_err());
+        assert!((3..=20).contains(&wakes), "{wakes} times");
     }
 
     #[tokio::test]

@@ -10,7 +10,6 @@ use std::time::Duration;
 use sha2::{Digest as _, Sha256};
 use wasmtime::component::{Component, ComponentExportIndex, InstancePre, Linker};
 
-use super::ModuleDigest;
 use super::cache::{ModuleCache, hex};
 use super::compile::identify;
 use super::engine::Engine;
@@ -19,6 +18,7 @@ use super::grants::{ConsumerContext, Grants, Limits};
 use super::host;
 use super::instance::{Instance, InstanceError};
 use super::state::State;
+use super::{Failure, ModuleDigest};
 use crate::ledger::database::Dialect;
 
 /// Version of the contract that this host has.
@@ -57,9 +57,10 @@ pub struct Module {
 }
 
 impl Module {
-    /// Reads, compiles, links and starts a module once. What comes back can be instantiated.
-    pub async fn load(engine: &Engine, cache: &ModuleCache, path: &Path) -> Result<Arc<Self>, LoadError> {
-        Self::from_bytes(engine, cache, path, read(path).await?).await
+    /// Reads, compiles, links and starts a module once, in as much memory as its consumer's instances will have. What
+    /// comes back can be instantiated there.
+    pub async fn load(engine: &Engine, cache: &ModuleCache, path: &Path, memory: u64) -> Result<Arc<Self>, LoadError> {
+        Self::from_bytes(engine, cache, path, read(path).await?, memory).await
     }
 
     /// The same for a file that was read before.
@@ -68,12 +69,13 @@ impl Module {
         cache: &ModuleCache,
         path: &Path,
         bytes: Vec<u8>,
+        memory: u64,
     ) -> Result<Arc<Self>, LoadError> {
         let (digest, component) = compile(engine, cache, path, bytes).await?;
         let shape = Shape::of(&component);
         shape.check(path)?;
         let module = Arc::new(link(engine, path, digest, &component, shape)?);
-        start_once(&module).await?;
+        start_once(&module, memory).await?;
         Ok(module)
     }
 
@@ -87,14 +89,6 @@ impl Module {
     /// The first 8 bytes of the digest in hex: how people see it.
     pub fn short_digest(&self) -> String {
         hex(&self.digest[..8])
-    }
-
-    pub(crate) fn consumer_for_check(&self) -> Arc<ConsumerContext> {
-        // Python guests need more than most consumers allow before they ever see a message.
-        let limits = Limits { memory: self.engine.settings().memory_per_instance, ..Limits::default() };
-        let name = "(check)";
-        let ping = Duration::from_secs(60);
-        Arc::new(ConsumerContext::new(name, name, Dialect::Sqlite, Grants::default(), limits, None, ping))
     }
 }
 
@@ -255,19 +249,26 @@ pub(crate) fn linker(component: &Component) -> wasmtime::Result<Linker<State>> {
 }
 
 /// Makes one instance and throws it away: the types of the exports are checked, and the module's own start code runs.
-async fn start_once(module: &Arc<Module>) -> Result<(), LoadError> {
-    let error = |reason: String| LoadError::Start { path: module.path.clone(), reason };
-    let consumer = module.consumer_for_check();
-    match tokio::time::timeout(START_LIMIT, Instance::new(module, &consumer)).await {
-        Ok(Ok(_instance)) => Ok(()),
-        Ok(Err(InstanceError::Engine(busy))) => Err(busy.into()),
-        Ok(Err(InstanceError::Contract(reason))) => Err(LoadError::Link { path: module.path.clone(), reason }),
-        Ok(Err(InstanceError::Start(failure))) => Err(error(match failure.detail {
-            Some(detail) => format!("{}\n{detail}", failure.message),
-            None => failure.message,
-        })),
-        Err(_) => Err(error(format!("it was still starting after {START_LIMIT:?}"))),
+async fn start_once(module: &Arc<Module>, memory: u64) -> Result<(), LoadError> {
+    let path = module.path.clone();
+    match Instance::new(module, &consumer_for_check(memory)).await {
+        Ok(_instance) => Ok(()),
+        Err(InstanceError::Engine(busy)) => Err(busy.into()),
+        Err(InstanceError::Contract(reason)) => Err(LoadError::Link { path, reason }),
+        Err(InstanceError::Start(Failure { message, detail, .. })) => {
+            let reason = detail.map_or_else(|| message.clone(), |detail| format!("{message}\n{detail}"));
+            Err(LoadError::Start { path, reason })
+        }
     }
+}
+
+/// A consumer that grants nothing but memory. Were it more than the real one has, a module could pass here, replace one
+/// that works, and then not start.
+fn consumer_for_check(memory: u64) -> Arc<ConsumerContext> {
+    let limits = Limits { memory, time: START_LIMIT, ..Limits::default() };
+    let name = "(check)";
+    let ping = Duration::from_secs(60);
+    Arc::new(ConsumerContext::new(name, name, Dialect::Sqlite, Grants::default(), limits, None, ping))
 }
 
 #[cfg(test)]

@@ -16,6 +16,9 @@ use super::convert::MAX_DETAIL;
 
 /// A line longer than this is logged in pieces.
 const MAX_LINE: usize = 8 << 10;
+/// What each line costs beside its bytes: a log record of its own, with its names and its time. Without it a flood of empty
+/// lines would be 65,536 records within 64 KiB.
+const LINE_OVERHEAD: u64 = 128;
 /// How much a guest may write at once.
 const WINDOW: usize = 64 << 10;
 
@@ -110,7 +113,7 @@ impl Inner {
         if line.is_empty() || self.silenced {
             return;
         }
-        let Some(left) = self.left.checked_sub(line.len() as u64) else {
+        let Some(left) = self.left.checked_sub(line.len() as u64 + LINE_OVERHEAD) else {
             self.silenced = true;
             log(&self.speaker, stream, "(more output of this attempt is not logged)");
             return;
@@ -231,6 +234,16 @@ mod tests {
         assert!(output.lock().silenced);
         output.begin(Speaker::default(), 20);
         assert!(!output.lock().silenced);
+    }
+
+    #[test]
+    fn a_flood_of_empty_lines_is_no_flood_of_records() {
+        let output = output(64 << 10);
+        for _ in 0..64 {
+            output.stream(Stream::Stdout).write(Bytes::from(vec![b'\n'; 1 << 10])).unwrap();
+        }
+        let inner = output.lock();
+        assert!(inner.silenced && inner.left < LINE_OVERHEAD + 1, "{} bytes left", inner.left);
     }
 
     #[test]

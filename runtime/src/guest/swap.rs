@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
@@ -22,6 +22,9 @@ const POLL: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_millis(300);
 /// How often in a row a changing file is read again before its error counts.
 const MAX_RETRIES: u32 = 100;
+/// The longest pause before a file is tried again that failed for a passing reason: no memory for the compiler, no place
+/// in the pool. It stays the file that the operator wants, and nobody puts it there a second time.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// A consumer's current module.
 pub struct ModuleSlot {
@@ -29,6 +32,8 @@ pub struct ModuleSlot {
     engine: Engine,
     cache: Arc<ModuleCache>,
     path: PathBuf,
+    /// What the consumer's instances may have, in bytes.
+    memory: u64,
 }
 
 /// Watches a module's file until it is dropped.
@@ -44,11 +49,16 @@ impl Drop for ModuleWatch {
 }
 
 impl ModuleSlot {
-    /// Loads a consumer's first module.
-    pub async fn load(engine: &Engine, cache: &Arc<ModuleCache>, path: &Path) -> Result<Arc<Self>, LoadError> {
-        let module = Module::load(engine, cache, path).await?;
+    /// Loads a consumer's first module, whose instances will have so many bytes of memory.
+    pub async fn load(
+        engine: &Engine,
+        cache: &Arc<ModuleCache>,
+        path: &Path,
+        memory: u64,
+    ) -> Result<Arc<Self>, LoadError> {
+        let module = Module::load(engine, cache, path, memory).await?;
         let (current, cache) = (ArcSwap::new(module), Arc::clone(cache));
-        Ok(Arc::new(Self { current, engine: engine.clone(), cache, path: path.to_owned() }))
+        Ok(Arc::new(Self { current, engine: engine.clone(), cache, path: path.to_owned(), memory }))
     }
 
     /// The module that new attempts run on.
@@ -62,12 +72,13 @@ impl ModuleSlot {
         if digest(&bytes) == self.current().digest {
             return Ok(None);
         }
-        let module = Module::from_bytes(&self.engine, &self.cache, &self.path, bytes).await?;
+        let module = Module::from_bytes(&self.engine, &self.cache, &self.path, bytes, self.memory).await?;
         self.current.store(Arc::clone(&module));
         Ok(Some(module))
     }
 
-    /// Reloads whenever the file changes, and tells `on_swap` what came of it: once for each file that was put there.
+    /// Reloads whenever the file changes, and tells `on_swap` what came of it: once for each file that was put
+    /// there, and again if one that was refused for a passing reason loads after all.
     pub fn watch(
         self: &Arc<Self>,
         on_swap: impl Fn(Result<&Module, &LoadError>) + Send + Sync + 'static,
@@ -99,10 +110,12 @@ impl ModuleSlot {
         }
     }
 
-    /// Reloads, again while the file keeps changing.
+    /// Reloads: again while the file keeps changing, and again with growing pauses where the machine was at fault and not
+    /// the file.
     async fn exchange(&self, on_swap: &(impl Fn(Result<&Module, &LoadError>) + Send + Sync), seen: &mut Option<Stamp>) {
         let old = self.current().short_digest();
-        for retry in 0..=MAX_RETRIES {
+        let (mut pause, mut changes, mut reported) = (RETRY, 0, false);
+        loop {
             let error = match self.reload().await {
                 Ok(None) => return,
                 Ok(Some(module)) => {
@@ -113,14 +126,35 @@ impl ModuleSlot {
                 }
                 Err(error) => error,
             };
-            tokio::time::sleep(RETRY).await;
-            let now = stamp(&self.path);
-            if now == *seen || retry == MAX_RETRIES {
+            if self.changes_within(pause, seen).await && changes < MAX_RETRIES {
+                (pause, changes, reported) = (RETRY, changes + 1, false);
+                continue;
+            }
+            if !reported {
                 tracing::error!(module = %self.path.display(), running = %old, %error, "new module refused");
                 on_swap(Err(&error));
+                reported = true;
+            }
+            if !error.is_transient() {
                 return;
             }
-            *seen = now;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// Waits for so long, but no longer than until the file changes.
+    async fn changes_within(&self, limit: Duration, seen: &mut Option<Stamp>) -> bool {
+        let end = Instant::now() + limit;
+        loop {
+            tokio::time::sleep(RETRY.min(limit)).await;
+            let now = stamp(&self.path);
+            if now != *seen {
+                *seen = now;
+                return true;
+            }
+            if Instant::now() >= end {
+                return false;
+            }
         }
     }
 }

@@ -66,6 +66,11 @@ pub(crate) fn timed_out(limit: Duration, in_statement: bool, stderr: String) -> 
     host_failure("timeout", message, Some(stderr))
 }
 
+/// The failure of an instance that ran out of time before it was there.
+pub(crate) fn still_starting(limit: Duration, stderr: String) -> Failure {
+    host_failure("timeout", format!("it was still starting after {limit:?}"), Some(stderr))
+}
+
 /// What the host knows about a store when its guest traps.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct MemoryState {

@@ -324,13 +324,22 @@ impl Rows {
         !self.set.columns.is_empty()
     }
 
-    /// Takes a row, decoding it only if there is room.
-    pub(super) fn push(&mut self, decode: impl FnOnce() -> Result<Vec<Value>, DbError>) -> Result<(), DbError> {
+    /// Takes a row that has so many bytes as the driver holds it, decoding it only if there is room: a copy of what is too
+    /// large would be made for nothing.
+    pub(super) fn push(
+        &mut self,
+        raw_bytes: u64,
+        decode: impl FnOnce() -> Result<Vec<Value>, DbError>,
+    ) -> Result<(), DbError> {
         if self.over.is_some() {
             return Ok(());
         }
         if self.set.rows.len() as u64 >= self.limits.rows {
             self.overflow("rows");
+            return Ok(());
+        }
+        if self.bytes.saturating_add(raw_bytes) > self.limits.bytes {
+            self.overflow("bytes");
             return Ok(());
         }
         let row = decode()?;
@@ -458,5 +467,20 @@ pub(super) fn migration_error(error: MigrateError, database_error: impl FnOnce(&
              {MIGRATIONS_TABLE} remembers"
         )),
         other => DbError::infrastructure(format!("migrating the hapax_* tables failed: {other}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_too_large_is_not_even_decoded() {
+        let mut rows = Rows::new(RowLimits { rows: 10, bytes: 1_000 });
+        rows.push(400, || Ok(vec![Value::Text("x".repeat(400))])).unwrap();
+        rows.push(u64::MAX, || panic!("there is no room for it")).unwrap();
+        rows.push(1, || panic!("nor for anything after it")).unwrap();
+        let error = rows.finish().unwrap_err();
+        assert!(error.kind == DbErrorKind::TooLarge && error.message.contains("1000 bytes"), "{error}");
     }
 }

@@ -1,5 +1,6 @@
 //! The outbox: messages waiting to be published because an attempt committed.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -63,6 +64,9 @@ pub struct OutboxEntry {
     pub created_at: i64,
 }
 
+/// Bodies of one page at most, in bytes; a single larger one is a page of its own.
+const PAGE_BYTES: u64 = 32 << 20;
+
 /// Longest error in bytes: MySQL's TEXT ends at 64 KiB.
 const MAX_ERROR: usize = 16 << 10;
 
@@ -96,43 +100,90 @@ impl Ledger {
         Ok(())
     }
 
-    /// Rows that are due, put off by `grace` so that no other host publishes them meanwhile. Bodies of copies are
-    /// filled in; a copy whose dead letter is gone has nothing to carry and is dropped.
+    /// Rows that are due, put off by `grace` so that no other host publishes them meanwhile: at most `limit`, and as many
+    /// as [`PAGE_BYTES`] allows. Bodies of copies are filled in; a copy whose dead letter is gone has nothing to carry
+    /// and is dropped.
     pub async fn outbox_due(&self, limit: usize, grace: Duration) -> Result<Vec<OutboxEntry>, DbError> {
         own_transaction!(self, |connection| {
-            let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-            let found = query(connection, &self.statements.outbox_due, Args::new().one("limit", limit)).await?;
-            let entries = found.rows.into_iter().map(read_entry).collect::<Result<Vec<_>, _>>()?;
-            if entries.is_empty() {
-                return Ok(entries);
-            }
+            let mut entries = self.lock_page(connection, limit).await?;
             let ids: Vec<OutboxId> = entries.iter().map(|entry| entry.row.id).collect();
             for ids in ids.chunks(STATEMENT_ROWS) {
                 let args = row_ids(ids).one("grace", millis(grace));
                 execute(connection, &self.statements.outbox_hold, args).await?;
             }
-            let mut whole = Vec::with_capacity(entries.len());
-            for mut entry in entries {
-                match entry.row.parked_id {
-                    None => whole.push(entry),
-                    Some(parked) => match self.body_of(connection, parked).await? {
-                        Some(body) => {
-                            entry.row.outgoing.body = body;
-                            whole.push(entry);
-                        }
-                        None => {
-                            execute(connection, &self.statements.outbox_done, row_ids(&[entry.row.id])).await?;
-                        }
-                    },
-                }
-            }
-            Ok(whole)
+            self.fill_in_bodies(connection, &mut entries).await?;
+            Ok(entries)
         })
     }
 
-    async fn body_of(&self, connection: &mut dyn Connection, parked: ParkedId) -> Result<Option<Bytes>, DbError> {
-        let row = self.parked_between(connection, parked, parked).await?.into_iter().next();
-        Ok(row.map(|row| row.message.body.clone()))
+    /// Locks the rows of one page, without their bodies.
+    async fn lock_page(&self, connection: &mut dyn Connection, limit: usize) -> Result<Vec<OutboxEntry>, DbError> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let found = query(connection, &self.statements.outbox_due, Args::new().one("limit", limit)).await?;
+        let due = found.rows.into_iter().map(read_due).collect::<Result<Vec<_>, _>>()?;
+        let copies = self.sizes_of_copies(connection, &due).await?;
+        let mut page = Vec::with_capacity(due.len());
+        let mut room = PAGE_BYTES;
+        for Due { entry, bytes } in due {
+            let size = match entry.row.parked_id {
+                None => bytes,
+                Some(dead) => match copies.get(&dead.0) {
+                    Some(size) => *size,
+                    None => {
+                        execute(connection, &self.statements.outbox_done, row_ids(&[entry.row.id])).await?;
+                        continue;
+                    }
+                },
+            };
+            if size > room && !page.is_empty() {
+                break;
+            }
+            room = room.saturating_sub(size);
+            page.push(entry);
+        }
+        Ok(page)
+    }
+
+    /// The sizes of the dead letters that are there, of which these rows are copies.
+    async fn sizes_of_copies(
+        &self,
+        connection: &mut dyn Connection,
+        due: &[Due],
+    ) -> Result<HashMap<[u8; 16], u64>, DbError> {
+        let dead: Vec<ParkedId> = due.iter().filter_map(|due| due.entry.row.parked_id).collect();
+        let mut sizes = HashMap::new();
+        for dead in dead.chunks(STATEMENT_ROWS) {
+            let args = Args::new().blobs("row_id", dead.iter().map(|id| Some(id.0.to_vec())));
+            for row in query(connection, &self.statements.outbox_copies, args).await?.rows {
+                let mut row = Reader::new(row);
+                sizes.insert(row.array()?, row.int()?.max(0).unsigned_abs());
+            }
+        }
+        Ok(sizes)
+    }
+
+    async fn fill_in_bodies(
+        &self,
+        connection: &mut dyn Connection,
+        entries: &mut [OutboxEntry],
+    ) -> Result<(), DbError> {
+        let own = entries.iter().filter(|entry| entry.row.parked_id.is_none());
+        let own: Vec<OutboxId> = own.map(|entry| entry.row.id).collect();
+        let mut bodies = HashMap::new();
+        for ids in own.chunks(STATEMENT_ROWS) {
+            for row in query(connection, &self.statements.outbox_bodies, row_ids(ids)).await?.rows {
+                let mut row = Reader::new(row);
+                bodies.insert(OutboxId(row.array()?), Bytes::from(row.maybe_blob()?.unwrap_or_default()));
+            }
+        }
+        for entry in entries {
+            let body = match entry.row.parked_id {
+                None => bodies.remove(&entry.row.id),
+                Some(dead) => self.parked_in(connection, dead).await?.map(|row| row.message.body.clone()),
+            };
+            entry.row.outgoing.body = body.unwrap_or_default();
+        }
+        Ok(())
     }
 
     /// Deletes rows that the broker confirmed.
@@ -162,14 +213,23 @@ impl Ledger {
         own_transaction!(self, |connection| execute(connection, &self.statements.outbox_retry, args).await.map(drop))
     }
 
-    /// How many rows wait to be published, and the age of the oldest.
-    pub async fn outbox_stats(&self) -> Result<(u64, Duration), DbError> {
-        let args = Args::new().one("state", PENDING);
+    /// How many rows of a consumer wait to be published, and the age of the oldest.
+    pub async fn outbox_stats(&self, consumer: &str) -> Result<(u64, Duration), DbError> {
+        self.outbox_in(consumer, PENDING).await
+    }
+
+    /// How many rows of a consumer the broker will not take, and the age of the oldest.
+    pub async fn outbox_undeliverables(&self, consumer: &str) -> Result<(u64, Duration), DbError> {
+        self.outbox_in(consumer, UNDELIVERABLE).await
+    }
+
+    async fn outbox_in(&self, consumer: &str, state: i64) -> Result<(u64, Duration), DbError> {
+        let args = Args::new().one("state", state).one("consumer", consumer);
         let found = own_transaction!(self, |connection| query(connection, &self.statements.outbox_stats, args).await)?;
         let Some(row) = found.rows.into_iter().next() else { return Ok((0, Duration::ZERO)) };
         let mut row = Reader::new(row);
-        let waiting = row.number()?;
-        Ok((waiting, Duration::from_millis(row.int()?.max(0).unsigned_abs())))
+        let rows = row.number()?;
+        Ok((rows, Duration::from_millis(row.int()?.max(0).unsigned_abs())))
     }
 
     /// Makes a consumer's undeliverable rows pending again; returns how many.
@@ -196,6 +256,20 @@ fn stored(error: &str) -> String {
 
 fn row_ids(ids: &[OutboxId]) -> Args {
     Args::new().blobs("row_id", ids.iter().map(|id| Some(id.0.to_vec())))
+}
+
+/// A row that is due, without its body.
+struct Due {
+    entry: OutboxEntry,
+    /// The size of its body; 0 for a copy.
+    bytes: u64,
+}
+
+fn read_due(mut row: Vec<Value>) -> Result<Due, DbError> {
+    // The last column; those before it are an entry's.
+    let size = row.pop().into_iter().collect();
+    let bytes = Reader::new(size).int()?.max(0).unsigned_abs();
+    Ok(Due { entry: read_entry(row)?, bytes })
 }
 
 fn read_entry(row: Vec<Value>) -> Result<OutboxEntry, DbError> {

@@ -329,6 +329,10 @@ statements! {
     outbox_add,
     /// Locks outbox rows that are due.
     outbox_due,
+    /// The bodies of outbox rows.
+    outbox_bodies,
+    /// The sizes of the dead letters that outbox rows are copies of.
+    outbox_copies,
     /// Puts off outbox rows while somebody publishes them.
     outbox_hold,
     /// Deletes outbox rows that the broker confirmed.

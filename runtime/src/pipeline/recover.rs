@@ -7,6 +7,7 @@ use super::shared::Shared;
 use super::{Pipeline, gather};
 use crate::ledger::database::{DbError, DbErrorKind};
 use crate::outcome::{Disposition, Outcome, decide};
+use crate::retry::RetryMode;
 use crate::telemetry::metrics;
 
 /// Host-level contention (deadlock, lock time-out in the claim) that a member meets alone before it is deferred.
@@ -105,7 +106,11 @@ impl Pipeline {
                 if decide(&outcome, &situation, &self.shared.retry) != Disposition::Again {
                     member.judged = Some(outcome);
                 }
-                push_around(work, batch, index);
+                match self.shared.retry.mode {
+                    RetryMode::Blocking => push_around(work, batch, index),
+                    // Whoever is in its way may take a while: that holds up nobody else.
+                    RetryMode::Delayed => push_last(work, batch, index),
+                }
             }
             Trouble::HostContended(error) if batch.contentions >= MAX_HOST_CONTENTIONS_IN_ALL => {
                 work.push_front(batch);
@@ -165,6 +170,15 @@ fn push_around(work: &mut VecDeque<Batch>, batch: Batch, index: usize) {
     let (before, rest) = order.split_at(at);
     let (alone, after) = rest.split_at(1.min(rest.len()));
     push_parts(work, batch, [before, alone, after]);
+}
+
+/// The members around `index` before everything else, and that one alone after everything else.
+fn push_last(work: &mut VecDeque<Batch>, mut batch: Batch, index: usize) {
+    let alone = Batch::new(vec![batch.members.remove(index)], batch.undo);
+    if !batch.members.is_empty() {
+        work.push_front(batch);
+    }
+    work.push_back(alone);
 }
 
 /// The host's own statements lost against somebody else's: in halves, then single, then deferred.

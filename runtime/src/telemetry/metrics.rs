@@ -69,10 +69,10 @@ metrics! {
         "Deliveries stored because another attempt held the message, by consumer";
     DEAD = C, Count, "hapax_dead_total", "Messages that became dead letters, by consumer and reason";
     REDRIVEN = C, Count, "hapax_redriven_total", "Dead letters taken up again, by consumer";
-    IN_FLIGHT = G, Count, "hapax_in_flight", "Messages inside an attempt now, by consumer";
+    IN_FLIGHT = G, Count, "hapax_in_flight", "Messages that lanes have taken and not yet settled, by consumer: locked, handled or committed now";
     HANDLER_SECONDS = H(HANDLER_BUCKETS), Seconds, "hapax_handler_seconds", "Time inside the handler, by consumer";
     COMMIT_SECONDS = H(COMMIT_BUCKETS), Seconds, "hapax_commit_seconds", "Time to commit a batch, by consumer";
-    BATCH_SIZE = H(BATCH_BUCKETS), Count, "hapax_batch_size", "Messages per transaction, by consumer";
+    BATCH_SIZE = H(BATCH_BUCKETS), Count, "hapax_batch_size", "Handler calls that one commit made good, by consumer; duplicates cost none";
     MODULE_SWAPS = C, Count, "hapax_module_swaps_total",
         "Changed module files, by consumer and result (swapped, refused)";
     LOCK_ERRORS = C, Count, "hapax_lock_errors_total", "Calls of the lock server that failed";
@@ -82,8 +82,8 @@ metrics! {
     OUTBOX_UNDELIVERABLE = C, Count, "hapax_outbox_undeliverable_total",
         "Outbox messages that the broker refused or returned";
     OUTBOX_OLDEST_SECONDS = G, Seconds, "hapax_outbox_oldest_seconds",
-        "Age of the oldest outbox message that waits to be published; 0 when none does";
-    OUTBOX_PENDING = G, Count, "hapax_outbox_pending", "Outbox messages that wait to be published";
+        "Age of the oldest outbox message that waits to be published, 0 when none does, by consumer";
+    OUTBOX_PENDING = G, Count, "hapax_outbox_pending", "Outbox messages that wait to be published, by consumer";
     PARKED_ROWS = G, Count, "hapax_parked_rows",
         "Parked messages now, by consumer and state (retry, running, deferred, dead, discarded)";
     PAUSED = G, Count, "hapax_paused", "1 while a consumer takes no deliveries, by consumer and reason";
@@ -134,9 +134,17 @@ impl Metrics {
     /// Moves recorded samples into their buckets now and then, so that memory stays bounded when nobody scrapes. Ends
     /// with `stop`.
     pub async fn keep_up(self, stop: CancellationToken) {
-        while stop.run_until_cancelled(tokio::time::sleep(Duration::from_secs(5))).await.is_some() {
-            self.handle.run_upkeep();
-        }
+        keep_up(&self.handle, KEEP_UP_EVERY, &stop).await;
+    }
+}
+
+/// How often samples are moved into their buckets: seldom enough to cost nothing, often enough that a busy host's samples
+/// of one round are some megabytes.
+const KEEP_UP_EVERY: Duration = Duration::from_secs(5);
+
+async fn keep_up(handle: &PrometheusHandle, every: Duration, stop: &CancellationToken) {
+    while stop.run_until_cancelled(tokio::time::sleep(every)).await.is_some() {
+        handle.run_upkeep();
     }
 }
 
@@ -161,9 +169,6 @@ fn describe_all() {
     }
     for metric in [LOCK_ERRORS, DATABASE_ERRORS, BROKER_ERRORS, OUTBOX_PUBLISHED, OUTBOX_UNDELIVERABLE, LEASES_LOST] {
         counter!(metric.name).absolute(0);
-    }
-    for metric in [OUTBOX_OLDEST_SECONDS, OUTBOX_PENDING] {
-        gauge!(metric.name).set(0.0);
     }
 }
 
@@ -195,12 +200,6 @@ pub fn outbox_published(messages: u64) {
 /// The broker refused or returned that many outbox messages.
 pub fn outbox_undeliverable(messages: u64) {
     counter!(OUTBOX_UNDELIVERABLE.name).increment(messages);
-}
-
-/// What a look at the outbox found.
-pub fn outbox_waiting(pending: u64, oldest: Duration) {
-    gauge!(OUTBOX_PENDING.name).set(pending as f64);
-    gauge!(OUTBOX_OLDEST_SECONDS.name).set(oldest.as_secs_f64());
 }
 
 /// What became of a changed module file.
@@ -236,6 +235,8 @@ pub struct ConsumerMetrics {
     commit_seconds: Histogram,
     batch_size: Histogram,
     crashes: Counter,
+    outbox_pending: Gauge,
+    outbox_oldest: Gauge,
 }
 
 impl ConsumerMetrics {
@@ -245,6 +246,11 @@ impl ConsumerMetrics {
             let counter = counter!(metric.name, "consumer" => consumer.to_owned());
             counter.absolute(0);
             counter
+        };
+        let gauge = |metric: Metric| {
+            let gauge = gauge!(metric.name, "consumer" => consumer.to_owned());
+            gauge.set(0.0);
+            gauge
         };
         let histogram = |metric: Metric| histogram!(metric.name, "consumer" => consumer.to_owned());
         Self {
@@ -261,6 +267,8 @@ impl ConsumerMetrics {
             commit_seconds: histogram(COMMIT_SECONDS),
             batch_size: histogram(BATCH_SIZE),
             crashes: counter(CRASHES),
+            outbox_pending: gauge(OUTBOX_PENDING),
+            outbox_oldest: gauge(OUTBOX_OLDEST_SECONDS),
         }
     }
 
@@ -302,12 +310,18 @@ impl ConsumerMetrics {
         counter!(DEAD.name, "consumer" => self.consumer.clone(), "reason" => reason).increment(1);
     }
 
+    /// So many of its outbox messages wait to be published, the oldest for that long.
+    pub fn outbox_waiting(&self, pending: u64, oldest: Duration) {
+        self.outbox_pending.set(pending as f64);
+        self.outbox_oldest.set(oldest.as_secs_f64());
+    }
+
     /// Dead letters were taken up again.
     pub fn redriven(&self, messages: usize) {
         self.redriven.increment(messages as u64);
     }
 
-    /// Attempts of that many messages began; they end when the guard goes.
+    /// That many messages were taken into work; they are settled or given back when the guard goes.
     pub fn in_flight(&self, messages: usize) -> InFlight {
         let messages = messages as f64;
         self.in_flight.increment(messages);
@@ -319,9 +333,9 @@ impl ConsumerMetrics {
         self.handler_seconds.record(elapsed);
     }
 
-    /// A COMMIT took that long, for a batch of that many messages.
-    pub fn committed(&self, messages: usize, elapsed: Duration) {
-        self.batch_size.record(messages as f64);
+    /// A COMMIT took that long, after that many calls of the handler.
+    pub fn committed(&self, calls: usize, elapsed: Duration) {
+        self.batch_size.record(calls as f64);
         self.commit_seconds.record(elapsed);
     }
 
@@ -372,7 +386,7 @@ fn failures(consumer: &str, kind: &'static str) -> Counter {
     counter!(ATTEMPTS_FAILED.name, "consumer" => consumer.to_owned(), "kind" => kind)
 }
 
-/// Messages inside an attempt; dropping it takes them off the gauge, however the attempt ended.
+/// Messages in work; dropping it takes them off the gauge, however that ended.
 #[must_use = "the messages count as in flight until this is dropped"]
 pub struct InFlight {
     gauge: Gauge,
@@ -422,7 +436,7 @@ mod tests {
         for line in [
             "hapax_lock_errors_total 0",
             "hapax_leases_lost_total 0",
-            "hapax_outbox_oldest_seconds 0",
+            "hapax_outbox_oldest_seconds{consumer=\"reduce-stock\"} 0",
             "hapax_messages_completed_total{consumer=\"reduce-stock\"} 0",
             "hapax_attempts_failed_total{consumer=\"reduce-stock\",kind=\"trap\"} 0",
         ] {
@@ -453,7 +467,7 @@ mod tests {
             consumer.crashed(1);
             outbox_published(5);
             outbox_undeliverable(1);
-            outbox_waiting(9, Duration::from_millis(1500));
+            consumer.outbox_waiting(9, Duration::from_millis(1500));
             [lock_failed, lease_lost, database_failed, broker_failed].iter().for_each(|record| record());
             drop(consumer.in_flight(4));
         });
@@ -469,10 +483,33 @@ mod tests {
             "hapax_batch_size_bucket{consumer=\"c\",le=\"64\"} 1",
             "hapax_batch_size_bucket{consumer=\"c\",le=\"32\"} 0",
             "hapax_handler_seconds_bucket{consumer=\"c\",le=\"0.00003\"} 1",
-            "hapax_outbox_oldest_seconds 1.5",
+            "hapax_outbox_oldest_seconds{consumer=\"c\"} 1.5",
+            "hapax_outbox_pending{consumer=\"c\"} 9",
         ] {
             assert!(text.contains(&format!("{line}\n")), "no {line} in:\n{text}");
         }
+    }
+
+    /// What upkeep has moved is rendered as what it has not, and it ends when told to.
+    #[tokio::test]
+    async fn keeping_up_loses_no_sample_and_ends_with_the_host() {
+        let recorder = with_buckets(PrometheusBuilder::new()).build_recorder();
+        let handle = recorder.handle();
+        let consumer = metrics::with_local_recorder(&recorder, || ConsumerMetrics::new("c"));
+        let stop = CancellationToken::new();
+        let kept_up = {
+            let (handle, stop) = (handle.clone(), stop.clone());
+            tokio::spawn(async move { keep_up(&handle, Duration::from_millis(1), &stop).await })
+        };
+        for _ in 0..10 {
+            consumer.handler_took(Duration::from_millis(2));
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        stop.cancel();
+        tokio::time::timeout(Duration::from_secs(10), kept_up).await.unwrap().unwrap();
+        consumer.handler_took(Duration::from_millis(2));
+        let text = handle.render();
+        assert!(text.contains("hapax_handler_seconds_count{consumer=\"c\"} 11\n"), "{text}");
     }
 
     #[test]

@@ -3,9 +3,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
-
-use tokio::time::Instant;
 
 /// The components of this process and how each of them is. Clones share one state.
 #[derive(Debug, Clone, Default)]
@@ -30,14 +27,7 @@ struct Entry {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Condition {
     Up,
-    /// Up as long as it says so again in time.
-    UpUntil {
-        last_heard: Instant,
-        stale_at: Instant,
-    },
-    Waiting {
-        reason: String,
-    },
+    Waiting { reason: String },
 }
 
 /// One component's hand on its own condition. Dropping it means that the component ended, which is not ready either;
@@ -75,13 +65,7 @@ impl Readiness {
         if components.is_empty() {
             return BTreeMap::from([("hapax".to_owned(), "starting".to_owned())]);
         }
-        let now = Instant::now();
-        components.iter().filter_map(|(name, entry)| Some((name.clone(), entry.condition.reason(now)?))).collect()
-    }
-
-    /// True when every component is up.
-    pub fn is_ready(&self) -> bool {
-        self.waiting_for().is_empty()
+        components.iter().filter_map(|(name, entry)| Some((name.clone(), entry.condition.reason()?))).collect()
     }
 
     fn board(&self) -> MutexGuard<'_, Board> {
@@ -91,11 +75,9 @@ impl Readiness {
 
 impl Condition {
     /// Why it is not up, if it is not.
-    fn reason(&self, now: Instant) -> Option<String> {
+    fn reason(&self) -> Option<String> {
         match self {
             Self::Up => None,
-            Self::UpUntil { stale_at, .. } if now <= *stale_at => None,
-            Self::UpUntil { last_heard, .. } => Some(format!("no answer for {} s", (now - *last_heard).as_secs())),
             Self::Waiting { reason } => Some(reason.clone()),
         }
     }
@@ -110,13 +92,6 @@ impl Component {
     /// It works, and will say so if it no longer does.
     pub fn up(&self) {
         self.set(Condition::Up);
-    }
-
-    /// It works now; without another word within `fresh_for` it counts as waiting. For what is only known by asking,
-    /// such as a database.
-    pub fn up_for(&self, fresh_for: Duration) {
-        let now = Instant::now();
-        self.set(Condition::UpUntil { last_heard: now, stale_at: now + fresh_for });
     }
 
     /// It waits for `reason`: in words for an operator, without secrets.
@@ -158,8 +133,8 @@ mod tests {
         readiness.waiting_for().into_iter().map(|(name, reason)| format!("{name}: {reason}")).collect()
     }
 
-    #[tokio::test]
-    async fn ready_means_that_every_component_is_up() {
+    #[test]
+    fn ready_means_that_every_component_is_up() {
         let readiness = Readiness::new();
         assert_eq!(waiting(&readiness), ["hapax: starting"]);
         let (a, b) = (readiness.component("consumer a"), readiness.component("consumer b"));
@@ -167,25 +142,15 @@ mod tests {
         b.waiting("queue \"b\"");
         assert_eq!(waiting(&readiness), ["consumer b: queue \"b\""]);
         b.up();
-        assert!(readiness.is_ready());
+        assert!(waiting(&readiness).is_empty());
         drop(b);
         assert_eq!(waiting(&readiness), ["consumer b: stopped"]);
         let (first, second) = (readiness.component("consumer b"), readiness.component("consumer b"));
         second.up();
         drop(first);
-        assert!(readiness.is_ready(), "a successor speaks for itself");
+        assert!(waiting(&readiness).is_empty(), "a successor speaks for itself");
         second.retire();
-        assert!(readiness.is_ready());
+        assert!(waiting(&readiness).is_empty());
         assert_eq!(a.name(), "consumer a");
-    }
-
-    #[tokio::test]
-    async fn what_must_be_asked_goes_stale() {
-        let readiness = Readiness::new();
-        let database = readiness.component("database");
-        database.up_for(Duration::from_millis(20));
-        assert!(readiness.is_ready());
-        tokio::time::sleep(Duration::from_millis(30)).await;
-        assert_eq!(waiting(&readiness), ["database: no answer for 0 s"]);
     }
 }

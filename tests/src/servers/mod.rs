@@ -14,6 +14,7 @@ mod redis;
 mod server;
 mod shared;
 mod sql;
+mod tls;
 
 pub use mariadb::{MariaDb, MariaDbKind};
 pub use postgres::{Postgres, PostgresKind};
@@ -22,6 +23,7 @@ pub use redis::{Redis, RedisDatabase, RedisKind};
 pub use server::{Kind, Server};
 pub use shared::{Shared, shared};
 pub use sql::Database;
+pub use tls::TlsAccess;
 
 pub use crate::tree::{alive, descendants};
 pub use home::Home;

@@ -12,6 +12,7 @@ use url::Url;
 
 use super::home::{Home, find_program, free_port};
 use super::server::{Kind, Server};
+use super::tls::{Tls, TlsAccess};
 use crate::admin::Admin;
 use crate::proc::{Process, describe};
 use crate::vhost::Vhost;
@@ -38,6 +39,7 @@ struct Node {
     name: String,
     distribution_port: u16,
     epmd_port: u16,
+    tls: Tls,
     /// Erlang's port mapper: our own, since one that the node starts by itself outlives it.
     _epmd: Process,
 }
@@ -53,7 +55,8 @@ impl Kind for RabbitKind {
     fn prepare(home: &Home) -> Result<Self> {
         program("rabbitmq-server")?;
         let (port, management_port, epmd_port) = (free_port()?, free_port()?, free_port()?);
-        write_files(home, port, management_port)?;
+        let tls = Tls::prepare(home)?;
+        write_files(home, port, management_port, &tls)?;
         let epmd = find_program("epmd", &[])?;
         let mut command = home.command(&epmd);
         command.args(["-address", "127.0.0.1", "-port", &epmd_port.to_string()]);
@@ -62,7 +65,7 @@ impl Kind for RabbitKind {
         Ok(Self {
             url: Url::parse(&format!("amqp://guest:guest@127.0.0.1:{port}/%2f"))?,
             admin: Admin::new(Url::parse(&format!("http://guest:guest@127.0.0.1:{management_port}"))?)?,
-            node: Some(Node { name, distribution_port: free_port()?, epmd_port, _epmd: epmd }),
+            node: Some(Node { name, distribution_port: free_port()?, epmd_port, tls, _epmd: epmd }),
         })
     }
 
@@ -115,6 +118,11 @@ impl Rabbit {
     /// Where the management API is; needs user and password `guest` on a private server.
     pub fn management_url(&self) -> &str {
         self.kind.admin.url().as_str()
+    }
+
+    /// How to reach it with TLS; none for a user's own server.
+    pub fn tls(&self) -> Option<TlsAccess<'_>> {
+        self.kind.node.as_ref().map(|node| node.tls.access())
     }
 
     /// A client of the management API.
@@ -174,7 +182,7 @@ fn program(name: &'static str) -> Result<PathBuf> {
     find_program(name, &[folder])
 }
 
-fn write_files(home: &Home, port: u16, management_port: u16) -> Result<()> {
+fn write_files(home: &Home, port: u16, management_port: u16, tls: &Tls) -> Result<()> {
     let write =
         |path: &Path, text: &str| std::fs::write(path, text).with_context(|| format!("writing {}", path.display()));
     let path = home.path();
@@ -185,12 +193,21 @@ fn write_files(home: &Home, port: u16, management_port: u16) -> Result<()> {
     write(&path.join("plugins"), "[rabbitmq_management].")?;
     let config = format!(
         "listeners.tcp.1 = 127.0.0.1:{port}\n\
+         listeners.ssl.1 = 127.0.0.1:{}\n\
+         ssl_options.cacertfile = {}\n\
+         ssl_options.certfile = {}\n\
+         ssl_options.keyfile = {}\n\
+         ssl_options.verify = verify_none\n\
          loopback_users = none\n\
          management.tcp.ip = 127.0.0.1\n\
          management.tcp.port = {management_port}\n\
          # Queue depths in the management API are this old, in ms.\n\
          collect_statistics_interval = 200\n\
-         disk_free_limit.absolute = 10MB\n"
+         disk_free_limit.absolute = 10MB\n",
+        tls.port,
+        tls.authority.display(),
+        tls.certificate.display(),
+        tls.key.display(),
     );
     write(&path.join("rabbit.conf"), &config)
 }

@@ -9,6 +9,7 @@ use url::Url;
 
 use super::home::{Home, find_program, free_port};
 use super::server::{Kind, Server};
+use super::tls::{Tls, TlsAccess};
 
 /// Numbered databases of a private server: one per test.
 const DATABASES: u32 = 1024;
@@ -21,6 +22,8 @@ pub struct RedisKind {
     url: Url,
     /// The next numbered database to give to a test; 0 is nobody's.
     next: AtomicU32,
+    /// None for a user's own server.
+    tls: Option<Tls>,
 }
 
 /// A numbered database, empty when it was given out.
@@ -45,7 +48,8 @@ impl Kind for RedisKind {
 
     fn prepare(home: &Home) -> Result<Self> {
         home.make_folder("data")?;
-        Self::external(Url::parse(&format!("redis://127.0.0.1:{}", free_port()?))?)
+        let tls = Some(Tls::prepare(home)?);
+        Ok(Self { tls, ..Self::external(Url::parse(&format!("redis://127.0.0.1:{}", free_port()?))?)? })
     }
 
     fn command(&self, home: &Home) -> Result<Command> {
@@ -53,13 +57,18 @@ impl Kind for RedisKind {
         let port = self.url.port().context("the URL lost its port")?;
         let mut command = home.command(&program);
         command.args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--databases", &DATABASES.to_string()]);
+        if let Some(tls) = &self.tls {
+            command.args(["--tls-port", &tls.port.to_string(), "--tls-auth-clients", "no"]);
+            command.arg("--tls-cert-file").arg(&tls.certificate).arg("--tls-key-file").arg(&tls.key);
+            command.arg("--tls-ca-cert-file").arg(&tls.authority);
+        }
         command.args(["--save", "", "--appendonly", "no", "--dir"]).arg(home.path().join("data"));
         Ok(command)
     }
 
     fn external(url: Url) -> Result<Self> {
         ensure!(matches!(url.scheme(), "redis" | "rediss"), "the URL must begin with redis:// or rediss://");
-        Ok(Self { url, next: AtomicU32::new(1) })
+        Ok(Self { url, next: AtomicU32::new(1), tls: None })
     }
 
     fn url(&self) -> &Url {
@@ -78,6 +87,11 @@ impl Kind for RedisKind {
 }
 
 impl Redis {
+    /// How to reach it with TLS; none for a user's own server.
+    pub fn tls(&self) -> Option<TlsAccess<'_>> {
+        self.kind.tls.as_ref().map(Tls::access)
+    }
+
     /// An empty numbered database that no other test of this process uses.
     ///
     /// A user's own server has 16 by default: they are then given out in turn, all but number 0, and emptied each time.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use hapax::broker::amqp::Amqp;
-use hapax::broker::{Broker, BrokerError, Declare, Outgoing, Published, QueueSpec, Settings};
+use hapax::broker::{Binding, Broker, BrokerError, Declare, Outgoing, Published, QueueSpec, Settings};
 use hapax::message::{HeaderValue, MessageId, Properties};
 use lapin::options::{ExchangeDeclareOptions, QueueDeleteOptions};
 use lapin::types::FieldTable;
@@ -16,7 +16,7 @@ use lapin::{Channel, Connection, ConnectionProperties, ExchangeKind};
 use super::kit::{Backend, PATIENCE, end, name, next, numbers, publish, publish_numbers, spec, take, to_queue};
 use std::sync::OnceLock;
 
-use hapax_tests::servers::shared;
+use hapax_tests::servers::{Rabbit, shared};
 
 use super::raw::{self, Wire};
 
@@ -180,6 +180,121 @@ async fn refusals_cost_a_channel_and_never_the_connection() {
     // One that declared, one that consumed, one that published.
     assert_eq!(wire.connections(), 3);
     Server.delete_queue(&queue).await;
+}
+
+/// The server has eight channels for a connection, and the library never uses one again that the server has closed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_has_used_up_its_channels_is_built_again() {
+    let (exchange, queue) = (name("used-up"), name("used-up"));
+    let url = format!("amqp://guest:guest@{}/%2f?channel_max=8", amqp_address());
+    let broker = Amqp::new(&url, impatient()).unwrap();
+    let passive = QueueSpec { declare: Declare::Passive, ..spec(&queue) };
+    let message = Outgoing { exchange: exchange.clone(), ..to_queue(&queue, "1") };
+    let publisher = broker.publisher();
+    for _ in 0..20 {
+        assert!(broker.subscribe(&passive).await.is_err());
+        let answers = publisher.publish(std::slice::from_ref(&message)).await;
+        assert!(matches!(&answers[..], [Published::Refused(_)]), "{answers:?}");
+    }
+    Server.create_topic_exchange(&exchange).await;
+    let binding = Binding { exchange, routing_key: queue.clone() };
+    Server.open().await.declare(&QueueSpec { bindings: vec![binding], ..spec(&queue) }).await.unwrap();
+    assert_eq!(publisher.publish(&[message]).await, [Published::Confirmed]);
+    let mut subscription = match broker.subscribe(&passive).await {
+        Ok(subscription) => subscription,
+        // It finds out with this one that the connection is used up.
+        Err(_) => broker.subscribe(&passive).await.unwrap(),
+    };
+    assert_eq!(numbers(&take(&mut subscription, 1).await), [1]);
+    subscription.settler.close().await;
+    Server.delete_queue(&queue).await;
+    broker.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_ordered_subscription_keeps_its_queue_while_others_wait() {
+    let (broker, queue) = (Server.open().await, name("ordered"));
+    let single = ("x-single-active-consumer".to_owned(), HeaderValue::Boolean(true));
+    broker.declare(&QueueSpec { arguments: [single].into(), ..spec(&queue) }).await.unwrap();
+    // Its arguments are the queue's owner's business: the config does not repeat them.
+    let passive = QueueSpec { declare: Declare::Passive, ordered: true, ..spec(&queue) };
+    let mut active = broker.subscribe(&passive).await.unwrap();
+    let mut waiting = broker.subscribe(&passive).await.unwrap();
+    publish_numbers(&*broker, &queue, 0..400).await;
+    for number in 0..400 {
+        let delivery = next(&mut active).await;
+        assert_eq!(numbers(std::slice::from_ref(&delivery)), [number]);
+        active.settler.acknowledge(vec![delivery.tag]);
+    }
+    assert!(waiting.deliveries.try_recv().is_err());
+    active.settler.close().await;
+    publish_numbers(&*broker, &queue, 400..401).await;
+    assert_eq!(numbers(&take(&mut waiting, 1).await), [400]);
+    waiting.settler.close().await;
+    Server.delete_queue(&queue).await;
+    broker.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_full_queue_rejects_may_be_published_again() {
+    let (broker, queue) = (Server.open().await, name("full"));
+    let arguments = [
+        ("x-max-length".to_owned(), HeaderValue::Integer(2)),
+        ("x-overflow".to_owned(), HeaderValue::Text("reject-publish".to_owned())),
+    ];
+    let spec = QueueSpec { arguments: arguments.into(), ..spec(&queue) };
+    broker.declare(&spec).await.unwrap();
+    publish_numbers(&*broker, &queue, 0..2).await;
+    let publisher = broker.publisher();
+    let answers = publisher.publish(&[to_queue(&queue, "2")]).await;
+    let [Published::Unknown(reason)] = &answers[..] else { panic!("{answers:?}") };
+    assert!(reason.contains("full"), "{reason}");
+    let mut subscription = broker.subscribe(&spec).await.unwrap();
+    take(&mut subscription, 2).await;
+    subscription.settler.acknowledge(vec![1, 2]);
+    publish_numbers(&*broker, &queue, 2..3).await;
+    assert_eq!(numbers(&take(&mut subscription, 1).await), [2]);
+    subscription.settler.close().await;
+    Server.delete_queue(&queue).await;
+    broker.close().await;
+}
+
+/// As a quorum queue without its majority does: the queue's process is there, and answers nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_that_confirms_nothing_holds_up_no_other() {
+    let Some(rabbit) = Rabbit::private().await.unwrap() else { return };
+    let server: SocketAddr = rabbit.url().rsplit('@').next().unwrap().split('/').next().unwrap().parse().unwrap();
+    let (wire, stuck, good) = (Wire::to(server), name("stuck"), name("good"));
+    let broker = broker_at(wire.address, Settings::default());
+    for queue in [&stuck, &good] {
+        broker.declare(&spec(queue)).await.unwrap();
+    }
+    let signal = async |what: &str| {
+        let resource = format!("rabbit_misc:r(<<\"/\">>, queue, <<\"{stuck}\">>)");
+        let find = format!("{{ok, Q}} = rabbit_amqqueue:lookup({resource})");
+        rabbit.ctl(&["eval", &format!("{find}, sys:{what}(amqqueue:get_pid(Q)).")]).await.unwrap();
+    };
+    signal("suspend").await;
+    let before = wire.connections();
+    let publisher = broker.publisher();
+    for round in 0..2 {
+        let started = Instant::now();
+        let window = [to_queue(&stuck, "1"), to_queue(&good, "2"), to_queue(&stuck, "3"), to_queue(&good, "4")];
+        let answers = publisher.publish(&window).await;
+        assert!(
+            matches!(
+                &answers[..],
+                [Published::Unknown(_), Published::Confirmed, Published::Unknown(_), Published::Confirmed]
+            ),
+            "{round}: {answers:?}"
+        );
+        assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+        assert_eq!(publisher.publish(&[to_queue(&good, "5")]).await, [Published::Confirmed]);
+    }
+    signal("resume").await;
+    assert_eq!(publisher.publish(&[to_queue(&stuck, "6")]).await, [Published::Confirmed]);
+    assert_eq!(wire.connections(), before + 1, "one connection published all of it");
+    broker.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

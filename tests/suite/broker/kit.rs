@@ -41,6 +41,7 @@ pub(crate) fn spec(queue: &str) -> QueueSpec {
         bindings: Vec::new(),
         prefetch_messages: 100,
         prefetch_bytes: 64 << 20,
+        ordered: false,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hapax::broker::{Binding, BrokerError, Declare, Outgoing, Published, QueueSpec};
+use hapax::broker::{Binding, BrokerError, Declare, Outgoing, Published, QueueSpec, Subscription};
 use hapax::message::{HeaderValue, Properties};
 use tokio::time::{sleep, timeout};
 
@@ -112,6 +112,25 @@ pub(crate) async fn a_subscription_that_is_dropped_gives_its_messages_back(backe
     assert_eq!(numbers(&deliveries), [1, 3]);
     assert!(deliveries.iter().all(|delivery| delivery.redelivered));
     again.settler.close().await;
+    backend.delete_queue(&queue).await;
+    broker.close().await;
+}
+
+pub(crate) async fn what_was_taken_can_be_settled_when_no_more_is_taken(backend: &dyn Backend) {
+    let (broker, queue) = (backend.open().await, name("draining"));
+    broker.declare(&spec(&queue)).await.unwrap();
+    publish_numbers(&*broker, &queue, 0..300).await;
+    let mut subscription = broker.subscribe(&QueueSpec { prefetch_messages: 30, ..spec(&queue) }).await.unwrap();
+    let tags: Vec<u64> = take(&mut subscription, 30).await.iter().map(|delivery| delivery.tag).collect();
+    let Subscription { deliveries, settler } = subscription;
+    drop(deliveries);
+    // A host that stops: its lanes finish what they have begun.
+    sleep(A_WHILE).await;
+    settler.acknowledge(tags[..10].to_vec());
+    sleep(A_WHILE).await;
+    settler.acknowledge(tags[10..].to_vec());
+    settler.close().await;
+    holds(&*broker, &queue, &(30..300).collect::<Vec<_>>()).await;
     backend.delete_queue(&queue).await;
     broker.close().await;
 }

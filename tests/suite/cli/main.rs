@@ -8,5 +8,7 @@ mod ledger;
 mod mask;
 mod new;
 mod publish;
+mod shipped;
+mod signals;
 mod topology;
 mod workspace;

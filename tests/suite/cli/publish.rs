@@ -19,6 +19,7 @@ async fn workspace() -> anyhow::Result<Workspace> {
         bindings: vec![Binding { exchange: "shop".into(), routing_key: "order.*".into() }],
         prefetch_messages: 1,
         prefetch_bytes: 1,
+        ordered: false,
     };
     broker.declare(&spec).await?;
     broker.close().await;

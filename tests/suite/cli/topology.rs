@@ -25,6 +25,10 @@ fn what_the_broker_must_have_is_shown() -> TestResult {
     let workspace = Workspace::embedded(CONSUMERS)?;
     snapshot!("topology_text", workspace.hapax("topology")?);
     snapshot!("topology_definitions", workspace.hapax("topology --format definitions")?);
+    let config = std::fs::read_to_string(workspace.path("hapax.toml"))?;
+    workspace.write("hapax.toml", &config.replace("embedded:broker.db", "amqp://localhost"))?;
+    let shown = workspace.hapax("topology")?.expect_success()?.out;
+    assert!(shown.contains("exchange \"shop\": must exist"), "nobody makes exchanges on RabbitMQ: {shown}");
     Ok(())
 }
 

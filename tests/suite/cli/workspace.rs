@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use hapax_tests::proc::{Launch, Process, hapax_bin};
+use hapax_tests::proc::{self, Launch, Process, hapax_bin};
 use hapax_tests::wait_until;
 
 use crate::mask::mask;
@@ -15,10 +15,9 @@ use crate::mask::mask;
 /// Variables that would change what the binary does.
 const VARIABLES: [&str; 6] = ["HAPAX_CONFIG", "HAPAX_BROKER", "HAPAX_LOG", "RUST_LOG", "COLUMNS", "HOME"];
 
-/// The guests that `make guests` builds.
+/// A guest that `make guests` builds.
 pub(crate) fn guest(name: &str) -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));
-    root.join("target/wasm32-wasip2/release").join(format!("{name}.wasm"))
+    proc::guest(name).unwrap_or_else(|error| panic!("{error:#}"))
 }
 
 /// A folder of one test.
@@ -70,11 +69,17 @@ impl Workspace {
 
     /// Runs the binary with these arguments and standard input.
     pub(crate) fn run(&self, args: &[&str], input: &[u8]) -> Result<Ran> {
+        self.run_with(&[], args, input)
+    }
+
+    /// The same, with these variables set.
+    pub(crate) fn run_with(&self, variables: &[(&str, &Path)], args: &[&str], input: &[u8]) -> Result<Ran> {
         let mut command = Command::new(hapax_bin()?);
         command.args(args).current_dir(self.folder.path()).env("NO_COLOR", "1").env("XDG_CACHE_HOME", cache());
         VARIABLES.iter().for_each(|name| {
             command.env_remove(name);
         });
+        command.envs(variables.iter().copied());
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         let mut stdin = child.stdin.take().context("standard input")?;
         let input = input.to_vec();
@@ -131,7 +136,7 @@ impl Ran {
         }
         let _ = write!(text, "--- exit code {}", self.code.map_or("none".to_owned(), |code| code.to_string()));
         let folder = self.folder.display().to_string();
-        let guests = guest("x").parent().map(|guests| guests.display().to_string()).unwrap_or_default();
+        let guests = proc::target_dir().unwrap_or_default().join("wasm32-wasip2/release").display().to_string();
         let text = text.replace(&folder, "[DIR]").replace(&guests, "[GUESTS]");
         // What the toolchain of a guest imports is not ours to fix.
         let lines = mask(&text);
@@ -149,12 +154,20 @@ impl Ran {
 
 /// Compares an output with the snapshot of that name.
 macro_rules! snapshot {
-    ($name:literal, $ran:expr) => {{
+    ($name:literal, $ran:expr) => {
+        $crate::workspace::text_snapshot!($name, $ran.snapshot())
+    };
+}
+pub(crate) use snapshot;
+
+/// Compares a text with the snapshot of that name.
+macro_rules! text_snapshot {
+    ($name:literal, $text:expr) => {{
         let mut settings = insta::Settings::clone_current();
         settings.set_prepend_module_to_snapshot(false);
         settings.set_omit_expression(true);
-        let printed = $ran.snapshot();
-        settings.bind(|| insta::assert_snapshot!($name, printed));
+        let text = $text;
+        settings.bind(|| insta::assert_snapshot!($name, text));
     }};
 }
-pub(crate) use snapshot;
+pub(crate) use text_snapshot;

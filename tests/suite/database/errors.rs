@@ -136,6 +136,50 @@ pub(crate) async fn raised_by_a_trigger(backend: &Backend) {
     assert_eq!((error.kind, error.message.as_str()), (kind, "out of stock"));
 }
 
+pub(crate) async fn faults_of_rarer_kinds(backend: &Backend) {
+    let mut client = backend.connect().await;
+    make_stock(&mut client, 1).await;
+    let columns = (0..1700).map(|n| n.to_string()).collect::<Vec<_>>().join(", ");
+    if backend.dialect == Dialect::Postgres {
+        client.run("CREATE SEQUENCE numbers", &[]).await;
+        client.run("CREATE VIEW amounts AS SELECT DISTINCT amount FROM stock", &[]).await;
+        let function = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ \
+                        BEGIN RAISE EXCEPTION 'out of stock' USING ERRCODE = 'STOCK'; END $$";
+        client.run(function, &[]).await;
+        client.run("CREATE TRIGGER refuse BEFORE DELETE ON stock FOR EACH ROW EXECUTE FUNCTION refuse()", &[]).await;
+    }
+    let cases = backend.pick(
+        vec![
+            ("DELETE FROM stock".to_owned(), "STOCK"),
+            (format!("SELECT {columns}"), "54011"),
+            ("SELECT currval('numbers')".to_owned(), "55000"),
+            ("UPDATE amounts SET amount = 1".to_owned(), "55000"),
+            ("SELECT DISTINCT amount FROM stock FOR UPDATE".to_owned(), "0A000"),
+        ],
+        vec![
+            ("SELECT 'a' REGEXP '('".to_owned(), "1139"),
+            ("WITH a (x, y) AS (SELECT 1) SELECT * FROM a".to_owned(), "4002"),
+            ("SELECT ROW_NUMBER() OVER w FROM stock".to_owned(), "4009"),
+            ("SELECT id FROM stock WHERE ROW_NUMBER() OVER () = 1".to_owned(), "4015"),
+            ("SELECT SUM(ROW_NUMBER() OVER ()) FROM stock".to_owned(), "4074"),
+            ("SELECT POINT(1, 1) + 1".to_owned(), "4078"),
+        ],
+        // A value that SQLite would build in this process.
+        vec![("SELECT zeroblob(200000000)".to_owned(), "18")],
+    );
+    if backend.dialect == Dialect::Sqlite {
+        // A gigabyte is too long, which printf says by NULL.
+        let long = client.value("SELECT printf('%.*c', 1000000000, 'x')", &[]).await;
+        assert_eq!(long, Value::Null);
+    }
+    for (sql, code) in cases {
+        let error = client.try_query(&sql, &[]).await.expect_err(&sql);
+        assert_eq!((error.kind, error.connection_lost), (DbErrorKind::Invalid, false), "{sql:.60}: {error}");
+        assert_eq!(error.code.as_deref(), Some(code), "{sql:.60}: {error}");
+    }
+    assert_eq!(amount(&mut client, 1).await, Value::Int(100));
+}
+
 pub(crate) async fn several_statements_are_refused(backend: &Backend) {
     let mut client = backend.connect().await;
     make_stock(&mut client, 1).await;

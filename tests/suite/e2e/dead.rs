@@ -5,6 +5,7 @@ use crate::world::on_stages;
 on_stages! {
     an_exhausted_message_is_a_dead_letter_and_the_queue_flows_on: [MariaDb, Postgres, Embedded];
     a_refused_message_is_compensated_once: [MariaDb, Postgres, Embedded];
+    a_compensation_whose_host_is_killed_takes_effect_once: [MariaDb, Postgres, Embedded];
     messages_without_a_usable_id_and_conflicts_die_apart: [MariaDb, Postgres, Embedded];
 }
 
@@ -12,7 +13,7 @@ mod scenarios {
     use hapax_tests::TestResult;
     use serde_json::json;
 
-    use crate::world::{Consumer, World, effect, message};
+    use crate::world::{Consumer, PATIENCE, World, effect, message};
 
     pub(super) async fn an_exhausted_message_is_a_dead_letter_and_the_queue_flows_on(world: World) -> TestResult {
         let retry = "retry = { max_attempts = 3, initial_interval = \"50ms\", multiplier = 1.0, jitter = 0.0 }";
@@ -54,17 +55,53 @@ mod scenarios {
         Ok(())
     }
 
+    pub(super) async fn a_compensation_whose_host_is_killed_takes_effect_once(world: World) -> TestResult {
+        let mut host = world.host(Consumer::default().with("rescue_after = \"1s\"")).await?;
+        let refused = json!({
+            "do": [
+                { "sql": "INSERT INTO effects (name, value) VALUES ('refused', 'handled')" },
+                { "fail": { "code": "no-more", "message": "there is no more", "advice": "never" } },
+            ],
+            "compensate": [
+                { "sql": "INSERT INTO effects (name, value) VALUES ('compensated', ?)", "params": [{ "$": "death-code" }] },
+                { "print": "compensating" },
+                { "sleep-ms": 3000 },
+            ],
+        });
+        world.publish([message("refused", refused.to_string()), effect("fine", &[])]).await?;
+        for kill in 1..=2 {
+            host.wait_for_log(PATIENCE, "compensating").await?;
+            host.kill9().await?;
+            assert_eq!(world.effects("compensated").await?, 0, "it was killed in the middle");
+            host = world.another_host(&format!("host after kill {kill}")).await?;
+        }
+        world.wait_dead("permanent", 1).await?;
+        world.quiet().await?;
+        assert_eq!(
+            world.number("SELECT COUNT(*) FROM effects WHERE name = 'compensated' AND value = 'no-more'").await?,
+            1
+        );
+        assert_eq!(world.effects("refused").await?, 0);
+        assert_eq!(world.effects("fine").await?, 1);
+        assert_eq!(world.number("SELECT compensations FROM hapax_parked").await?, 1);
+        assert_eq!(world.number("SELECT COUNT(*) FROM hapax_inbox WHERE status = 3").await?, 1);
+        Ok(())
+    }
+
     pub(super) async fn messages_without_a_usable_id_and_conflicts_die_apart(world: World) -> TestResult {
         let _host = world.host(Consumer::default()).await?;
         let mut nameless = effect("", &[]);
         nameless.properties.message_id = None;
         let long = "x".repeat(255);
-        world.publish([nameless, effect(&long, &[]), effect("twice", &[])]).await?;
+        // An AMQP property that holds nothing is there, and is no id.
+        let unusable = effect("", &[]);
+        world.publish([nameless, unusable, effect(&long, &[]), effect("twice", &[])]).await?;
         world.wait_number("SELECT COUNT(*) FROM hapax_inbox WHERE status = 1", 2).await?;
         for _ in 0..3 {
             world.publish([effect("twice", &[json!({ "print": "another body" })])]).await?;
         }
         world.wait_dead("no-id", 1).await?;
+        world.wait_dead("bad-id", 1).await?;
         world.wait_dead("id-conflict", 1).await?;
         world.quiet().await?;
         assert_eq!(world.effects("twice").await?, 1);

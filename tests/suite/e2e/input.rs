@@ -40,16 +40,17 @@ mod scenarios {
         let steps = json!([
             { "fail-until-attempt": 2 },
             { "sql": "INSERT INTO effects (name, value) VALUES (?, ?)",
-              "params": [{ "$": "message-id" }, { "$": "body-bytes" }] },
+              "params": [{ "$": "message-id" }, { "$": "body-digest" }] },
         ]);
         let _host = world.host(Consumer::default().with(default_steps(&steps)).with("mass_failure = false")).await?;
+        let long: Vec<u8> = (0..16_u32 << 20).map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
         let bodies: [(&str, Vec<u8>); 6] = [
             ("empty", Vec::new()),
             ("one byte", vec![b'x']),
             ("not UTF-8", vec![0xff, 0xfe, 0x00, 0x80]),
             ("NUL", vec![0; 3]),
             ("other JSON", b"[1, 2, 3]".to_vec()),
-            ("16 MiB", vec![0xa5; 16 << 20]),
+            ("16 MiB", long),
         ];
         world.publish(bodies.iter().map(|(id, body)| message(id, body.clone()))).await?;
         world.wait_number("SELECT COUNT(*) FROM hapax_inbox WHERE status = 1", 6).await?;
@@ -57,9 +58,17 @@ mod scenarios {
         assert_eq!(world.number("SELECT COUNT(*) FROM effects").await?, 6);
         for (id, body) in &bodies {
             let query = format!("SELECT value FROM effects WHERE name = '{id}'");
-            assert_eq!(world.rows(&query).await?, [[Value::Text(body.len().to_string())]], "{id}");
+            assert_eq!(world.rows(&query).await?, [[Value::Text(digest(body))]], "{id}");
         }
         Ok(())
+    }
+
+    /// FNV-1a with 64 bits, in hex, as the guest computes it: chunks that change places or bytes show.
+    fn digest(body: &[u8]) -> String {
+        let hash = body
+            .iter()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+        format!("{hash:016x}")
     }
 
     pub(super) async fn ids_are_told_apart_as_bytes_and_unusable_ones_die_apart(world: World) -> TestResult {
@@ -303,17 +312,14 @@ mod scenarios {
         failures.push(("constraint".into(), json!({ "sql": unfilled }), &["sql-constraint"]));
         let swallowed = json!({ "ignore-error": { "sql": "UPDATE effects SET nothing = 1" } });
         failures.push(("swallowed".into(), swallowed, &["sql-error-ignored"]));
+        // What MySQL takes for code and others for a comment is refused everywhere.
+        let hidden = "INSERT INTO effects (name, value) VALUES ('hidden', '1') /*!50000 , ('evil', '2') */";
+        failures.push(("versioned comment".into(), json!({ "sql": hidden }), &["sql-denied"]));
         let many_times = json!({ "sql": "UPDATE stock SET quantity = quantity + 0 WHERE goods_id = 1", "times": 1001 });
         failures.push(("too many statements".into(), many_times, &["sql-too-large"]));
         let failures: Vec<_> = failures.iter().map(|(id, step, codes)| (id.as_str(), step.clone(), *codes)).collect();
         fail_among_good_ones(&world, &failures).await?;
 
-        // What MySQL takes for code and others for a comment is a comment everywhere.
-        let hidden = "INSERT INTO effects (name, value) VALUES ('hidden', '1') /*!50000 , ('evil', '2') */";
-        let hidden = json!({ "do": [{ "ignore-error": { "sql": hidden } }] });
-        world.publish([message("hidden", hidden.to_string()), effect("after hidden", &[])]).await?;
-        world.wait_number("SELECT COUNT(*) FROM effects WHERE name = 'after hidden'", 1).await?;
-        world.quiet().await?;
         assert_eq!(world.effects("evil").await?, 0);
         assert_eq!(world.number("SELECT SUM(quantity) FROM stock").await?, 1000);
         Ok(())
@@ -330,9 +336,9 @@ mod scenarios {
             ("exits", json!({ "exit": 3 }), &["trap"]),
             ("loops", json!({ "loop": true }), &["timeout"]),
             ("sleeps", json!({ "sleep-ms": 600_000 }), &["timeout"]),
-            ("eats memory", json!({ "eat-memory": true }), &["trap", "timeout"]),
-            ("recurses", json!({ "recurse": true }), &["trap", "timeout"]),
-            ("floods the outbox", json!({ "flood-outbox": 100_000 }), &["outbox-too-many", "timeout"]),
+            ("eats memory", json!({ "eat-memory": true }), &["trap"]),
+            ("recurses", json!({ "recurse": true }), &["trap"]),
+            ("floods the outbox", json!({ "flood-outbox": 100_000 }), &["outbox-too-many"]),
             ("publishes without a grant", json!({ "publish": { "exchange": "secret" } }), &["outbox-denied"]),
             ("publishes too much", json!({ "publish": { "routing_key": "x".repeat(300) } }), &["outbox-invalid"]),
         ];

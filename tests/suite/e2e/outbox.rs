@@ -8,6 +8,7 @@ on_stages! {
     an_outbox_id_is_the_same_in_every_attempt: [MariaDb, Postgres, Embedded];
     what_a_failed_attempt_published_is_never_seen: [MariaDb, Postgres, Embedded];
     an_undeliverable_message_waits_for_its_queue_while_others_flow: [MariaDb, Postgres, Embedded];
+    what_a_full_queue_rejects_is_published_once_there_is_room: [MariaDb];
     a_restarted_broker_loses_nothing: [MariaDb];
 }
 
@@ -170,6 +171,23 @@ mod scenarios {
         world.wait_number("SELECT COUNT(*) FROM hapax_outbox", 0).await?;
         let arrived = world.collect("stray", |arrived| !arrived.is_empty()).await?;
         assert_eq!(arrived.iter().map(|message| message.body.as_str()).collect::<Vec<_>>(), ["stray"]);
+        Ok(())
+    }
+
+    pub(super) async fn what_a_full_queue_rejects_is_published_once_there_is_room(world: World) -> TestResult {
+        world.bind(RESULTS, "shop", "order.done").await?;
+        let full = json!({ "max-length": 3, "overflow": "reject-publish" });
+        world.vhost().set_policy("full", RESULTS, full).await?;
+        let _host = world.host(Consumer::default()).await?;
+        world.publish((0..10).map(|n| order(&format!("o{n}"), &[]))).await?;
+        world.wait_number("SELECT COUNT(*) FROM hapax_inbox WHERE status = 1", 10).await?;
+        // A classic queue takes a few more than its limit before it rejects.
+        let rejected =
+            "SELECT CASE WHEN COUNT(*) > 0 THEN 1 ELSE 0 END FROM hapax_outbox WHERE state = 1 AND attempts > 0";
+        world.wait_number(rejected, 1).await?;
+        let arrived = collect_all(&world, 10).await?;
+        assert_one_id_each(&arrived, 10);
+        world.wait_number("SELECT COUNT(*) FROM hapax_outbox", 0).await?;
         Ok(())
     }
 

@@ -9,7 +9,7 @@ on_stages! {
 }
 
 mod scenarios {
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     use hapax_tests::TestResult;
     use serde_json::json;
@@ -32,11 +32,19 @@ mod scenarios {
     }
 
     pub(super) async fn a_failed_message_runs_again_after_the_policys_delay(world: World) -> TestResult {
-        let _host = world.host(Consumer::default()).await?;
-        let started = Instant::now();
+        let retry = "retry = { max_attempts = 5, initial_interval = \"7m\", multiplier = 3.0, max_interval = \"1h\", jitter = 0.0 }";
+        let _host = world.host(Consumer::default().with(retry)).await?;
         world.publish([effect("again", &[json!({ "fail-until-attempt": 3 })])]).await?;
+        // Both times are of one statement, by the server's clock.
+        for (attempts, minutes) in [(1, 7), (2, 21)] {
+            let parked = format!("SELECT COUNT(*) FROM hapax_parked WHERE state = 1 AND attempts = {attempts}");
+            world.wait_number(&parked, 1).await?;
+            let delay = world.number("SELECT due_at - updated_at FROM hapax_parked").await?;
+            assert_eq!(delay, minutes * 60_000, "milliseconds after failure {attempts}");
+            assert_eq!(world.effects("again").await?, 0);
+            world.prepare(&["UPDATE hapax_parked SET due_at = 1"]).await?;
+        }
         world.wait_number("SELECT COUNT(*) FROM effects WHERE name = 'again'", 1).await?;
-        assert!(started.elapsed() >= Duration::from_millis(200), "two delays of 100 ms: {:?}", started.elapsed());
         world.quiet().await?;
         let rows = world.rows("SELECT value FROM effects WHERE name = 'again'").await?;
         assert_eq!(rows, [[hapax::ledger::value::Value::Text("3".into())]], "the third attempt's effect, and no other");

@@ -14,14 +14,15 @@ mod scenarios {
     use hapax::ledger::Ledger;
     use hapax::ledger::database;
     use hapax::ledger::outbox::{OutboxId, OutboxRow};
-    use hapax_tests::TestResult;
-    use hapax_tests::proc::Launch;
+    use hapax_tests::proc::{Launch, Process};
+    use hapax_tests::{TestResult, wait_until};
     use serde_json::json;
 
-    use crate::world::{CONSUMER, Consumer, PATIENCE, SESSION, World, effect};
+    use crate::world::{CONSUMER, Consumer, PATIENCE, QUEUE, SESSION, Stage, World, effect};
 
-    const STOPPED: &str = "no deliveries are taken until less is parked";
+    const STOPPED: &str = "no deliveries are taken until less is";
     const GOES_ON: &str = "deliveries are taken again";
+    const RUNS: &str = "one of those that waited runs";
 
     pub(super) async fn deliveries_wait_in_their_queue_while_too_much_is_parked(world: World) -> TestResult {
         let retry = "retry = { max_attempts = 3, initial_interval = \"1h\", max_interval = \"1h\", jitter = 0.0 }";
@@ -30,15 +31,15 @@ mod scenarios {
         let failing = |n| effect(&format!("failing{n}"), &[json!({ "fail-until-attempt": 2 })]);
         world.publish((0..21).map(failing)).await?;
         host.wait_for_log(PATIENCE, STOPPED).await?;
-        world.publish((0..10).map(|n| effect(&format!("waiting{n}"), &[]))).await?;
+        publish_waiting(&world).await?;
         // Parked messages run on, or there would never be fewer.
         world.prepare(&["UPDATE hapax_parked SET due_at = 1"]).await?;
         host.wait_for_log(PATIENCE, GOES_ON).await?;
-        let behind = "SELECT COUNT(*) FROM effects WHERE name LIKE 'waiting%'";
         let ran_first = world.number("SELECT COUNT(*) FROM effects WHERE name LIKE 'failing%'").await?;
         assert!(ran_first > 0, "what is parked made room");
-        world.wait_number(behind, 10).await?;
+        world.wait_number("SELECT COUNT(*) FROM effects WHERE name LIKE 'waiting%'", 10).await?;
         world.quiet().await?;
+        assert_waited(&host);
         assert_eq!(world.number("SELECT COUNT(*) FROM effects").await?, 31);
         assert_eq!(world.number("SELECT COUNT(DISTINCT name) FROM effects").await?, 31);
         Ok(())
@@ -57,13 +58,39 @@ mod scenarios {
         let config = world.configure(Consumer::default().with("outbox = { max = 20 }"))?;
         let mut host = Launch::hapax(["run".into(), "-c".into(), config.into_os_string()]).start()?;
         host.wait_for_log(PATIENCE, STOPPED).await?;
-        world.publish((0..10).map(|n| effect(&format!("waiting{n}"), &[]))).await?;
+        publish_waiting(&world).await?;
         world.prepare(&["UPDATE hapax_outbox SET next_at = 1"]).await?;
         host.wait_for_log(PATIENCE, GOES_ON).await?;
         world.wait_number("SELECT COUNT(*) FROM effects", 40).await?;
         world.quiet().await?;
+        assert_waited(&host);
         assert_eq!(world.number("SELECT COUNT(*) FROM hapax_outbox").await?, 0, "all of it was published");
         Ok(())
+    }
+
+    /// Publishes ten messages that must wait, and sees them do it.
+    async fn publish_waiting(world: &World) -> anyhow::Result<()> {
+        let waiting = |n| effect(&format!("waiting{n}"), &[json!({ "print": RUNS })]);
+        world.publish((0..10).map(waiting)).await?;
+        if world.stage != Stage::Embedded {
+            wait_until(PATIENCE, "the messages to wait in their queue", async || {
+                world.vhost().queue(QUEUE).await.is_ok_and(|queue| (queue.ready, queue.unacknowledged) == (10, 0))
+            })
+            .await?;
+        }
+        let ran = world.number("SELECT COUNT(*) FROM effects WHERE name LIKE 'waiting%'").await?;
+        anyhow::ensure!(ran == 0, "{ran} messages did not wait");
+        Ok(())
+    }
+
+    /// None of those that waited ran before the host said that it takes deliveries again.
+    fn assert_waited(host: &Process) {
+        let log = host.log();
+        let (stopped, goes_on, runs) = (log.find(STOPPED), log.find(GOES_ON), log.find(RUNS));
+        assert!(
+            stopped.is_some() && stopped < goes_on && goes_on < runs,
+            "{stopped:?}, {goes_on:?}, {runs:?} in\n{log}"
+        );
     }
 
     fn unpublished(n: usize) -> OutboxRow {

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use hapax::broker::{self, Broker, Outgoing, Published};
-use hapax::ledger::database::{self, Database, SessionSettings};
+use hapax::ledger::database::{self, Connection, Database, SessionSettings};
 use hapax::ledger::value::{RowLimits, Value};
 use hapax::message::Properties;
-use hapax_tests::proc::{Launch, Process};
+use hapax_tests::proc::{self, Launch, Process};
 use hapax_tests::servers::shared;
 use hapax_tests::vhost::Vhost;
 use hapax_tests::{wait_for, wait_until};
@@ -116,8 +116,10 @@ impl Consumer {
 }
 
 /// The tables that scenarios write to: `effects` has a row for each effect, so that a doubled one shows.
-const TABLES: [(&str, &str); 3] = [
+/// A row of `latch` that a test has locked holds up whoever changes it.
+const TABLES: [(&str, &str); 4] = [
     ("effects", "name VARCHAR(300), value VARCHAR(2000)"),
+    ("latch", "name VARCHAR(50) PRIMARY KEY, value BIGINT NOT NULL"),
     ("stock", "goods_id BIGINT PRIMARY KEY, quantity BIGINT NOT NULL"),
     (
         "refused_order",
@@ -209,7 +211,7 @@ impl World {
             (
                 "grants".into(),
                 "{ tables = { effects = [\"select\", \"insert\", \"update\", \"delete\"], stock = [\"select\", \"update\"], \
-                 refused_order = [\"insert\"] }, publish = [{ exchange = \"shop\", routing_key = \"#\" }, { exchange = \"\", routing_key = \"#\" }], \
+                 latch = [\"select\", \"update\"], refused_order = [\"insert\"] }, publish = [{ exchange = \"shop\", routing_key = \"#\" }, { exchange = \"\", routing_key = \"#\" }], \
                  config = { exchange = \"shop\" } }"
                     .into(),
             ),
@@ -292,9 +294,15 @@ impl World {
         Ok(())
     }
 
-    async fn execute(&self, sql: &str) -> Result<()> {
+    /// A connection of the test's own to the world's database, in a transaction.
+    pub(crate) async fn begin(&self) -> Result<Box<dyn Connection>> {
         let mut connection = self.database.connect().await?;
         connection.begin().await?;
+        Ok(connection)
+    }
+
+    async fn execute(&self, sql: &str) -> Result<()> {
+        let mut connection = self.begin().await?;
         connection.execute(sql, &[]).await?;
         Ok(connection.commit().await?)
     }
@@ -403,23 +411,13 @@ pub(crate) fn effect(id: &str, steps: &[serde_json::Value]) -> Outgoing {
 
 /// A guest component as `make guests` builds it, or the one that is never built again.
 pub(crate) fn guest(name: &str) -> Result<PathBuf> {
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-    let file = format!("{name}.wasm");
-    let built = target.join("wasm32-wasip2/release").join(&file);
-    let other = target.join("guests").join(&file);
-    let golden = root.join("tests/golden").join(format!("{name}-0.1.0.wasm"));
-    [built, other, golden]
-        .into_iter()
-        .find(|path| path.is_file())
-        .with_context(|| format!("no component {name:?} under {}: run `make guests`", target.display()))
+    let golden = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden").join(format!("{name}-0.1.0.wasm"));
+    if golden.is_file() { Ok(golden) } else { proc::guest(name) }
 }
 
 /// Where all tests of this run keep compiled modules.
 fn cache() -> Result<PathBuf> {
-    let target = std::env::current_exe()?;
-    let target = target.ancestors().nth(3).context("finding the target directory")?;
-    Ok(target.join("module-cache"))
+    Ok(proc::target_dir()?.join("module-cache"))
 }
 
 /// A message as it arrived in a queue.
@@ -433,6 +431,7 @@ impl World {
     /// The same world, on another RabbitMQ than the shared one.
     pub(crate) async fn on_broker(mut self, vhost: Vhost) -> Result<Self> {
         vhost.declare_queue(QUEUE, serde_json::json!({})).await?;
+        vhost.declare_queue(DEAD_QUEUE, serde_json::json!({})).await?;
         vhost.declare_exchange("shop", "topic").await?;
         vhost.url().clone_into(&mut self.broker_url);
         self.vhost = Some(vhost);
@@ -506,6 +505,7 @@ fn listener(queue: &str, binding: Option<(&str, &str)>) -> broker::QueueSpec {
         bindings: bindings.collect(),
         prefetch_messages: 500,
         prefetch_bytes: 16 << 20,
+        ordered: false,
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod bench;
 mod fidelity;
+mod functions;
 mod hostile;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -227,7 +227,7 @@ async fn what_the_database_did_outranks_what_the_guest_made_of_it() {
 #[tokio::test]
 async fn an_instance_is_reused_until_it_is_worn() {
     let count = attempt(&json!([{"count": "c", "into": "t"}]));
-    let (fake, consumer) = (Fake::default(), consumer(|s| s.reuse = Some(Reuse { calls: 3, memory_mark: u64::MAX })));
+    let (fake, consumer) = (Fake::default(), consumer(|s| s.reuse = Some(Reuse { calls: 3, growth: u64::MAX })));
     let mut instance = Instance::new(&bench().await.module, &consumer).await.unwrap();
     for _ in 0..2 {
         instance = instance.call(count.clone(), fake.boxed()).await.instance.expect("not yet");
@@ -238,10 +238,20 @@ async fn an_instance_is_reused_until_it_is_worn() {
 
 #[tokio::test]
 async fn an_instance_that_has_grown_is_replaced() {
-    let consumer = consumer(|s| s.reuse = Some(Reuse { calls: 100, memory_mark: 8 << 20 }));
+    let consumer = consumer(|s| s.reuse = Some(Reuse { calls: 100, growth: 8 << 20 }));
     let (finished, _) = run(&consumer, attempt(&json!([]))).await;
     assert!(finished.instance.is_some());
     let (finished, _) = run(&consumer, attempt(&json!([{"eat-memory": 10 << 20}]))).await;
+    assert!(finished.verdict == Verdict::Ok && finished.instance.is_none());
+}
+
+#[tokio::test]
+async fn what_a_runtime_takes_to_start_is_no_growth() {
+    let started = Instance::new(&bench().await.module, &consumer(|_| {})).await.unwrap().memory();
+    let consumer = consumer(|s| s.reuse = Some(Reuse { calls: 100, growth: started / 2 }));
+    let (finished, _) = run(&consumer, attempt(&json!([]))).await;
+    assert!(finished.instance.is_some(), "{started} bytes at the start");
+    let (finished, _) = run(&consumer, attempt(&json!([{"eat-memory": started}]))).await;
     assert!(finished.verdict == Verdict::Ok && finished.instance.is_none());
 }
 
@@ -348,6 +358,31 @@ async fn what_a_guest_prints_is_logged_with_its_message() {
     assert_eq!((&guest[0]["stream"], &guest[1]["stream"]), (&json!("stdout"), &json!("stderr")));
     assert_eq!((&guest[0]["consumer"], &guest[0]["message_id"]), (&json!("shop"), &json!("m-1")));
     assert_eq!(guest[0]["module"], json!(bench().await.module.short_digest()));
+}
+
+#[tokio::test]
+async fn what_is_logged_inside_an_attempt_carries_its_names() {
+    bench().await;
+    let log = Log::default();
+    let level = tracing::Level::TRACE;
+    let subscriber = tracing_subscriber::fmt().json().with_max_level(level).with_writer(log.clone()).finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let steps = json!([{"print": "hello"}, {"sql": "UPDATE stock SET n = 1"}]);
+    let call = Call { attempt: 3, ..attempt(&steps) };
+    let connection = Fake::default().boxed();
+    let finished = Instance::start_and_call(&bench().await.module, &consumer(|_| {}), call, connection).await;
+    assert_eq!(finished.verdict, Verdict::Ok);
+    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let lines: Vec<Json> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let module = bench().await.module.short_digest();
+    let names = json!({"name": "attempt", "consumer": "shop", "message_id": "m-1", "attempt": 3, "module": module});
+    for target in ["hapax::guest", "hapax::guest::sql"] {
+        let mut of_target = lines.iter().filter(|line| line["target"] == target).peekable();
+        assert!(of_target.peek().is_some(), "{target}: {text}");
+        assert!(of_target.all(|line| line["spans"][0] == names), "{target}: {text}");
+    }
+    let sql = lines.iter().find(|line| line["target"] == "hapax::guest::sql").map(|line| &line["fields"]).unwrap();
+    assert!(sql["sql"].as_str().unwrap().contains("stock") && sql["elapsed"].is_string(), "{sql}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

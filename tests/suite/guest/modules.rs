@@ -19,7 +19,7 @@ use tempfile::TempDir;
 use tokio::sync::mpsc;
 
 use super::fake::Fake;
-use super::{attempt, bench, consumer, engine, guest_path};
+use super::{MEMORY, attempt, bench, consumer, engine, guest_path};
 
 /// A folder for modules and one for their compiled forms.
 struct Folder {
@@ -45,7 +45,7 @@ impl Folder {
     }
 
     async fn load(&self, path: &Path) -> Result<Arc<Module>, LoadError> {
-        Module::load(engine(), &self.cache, path).await
+        Module::load(engine(), &self.cache, path, MEMORY).await
     }
 
     async fn refused(&self, bytes: &[u8]) -> (LoadError, String) {
@@ -73,6 +73,49 @@ fn variant(bytes: &[u8], number: u8) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     bytes.extend(section(0, &[1, b'n', number]));
     bytes
+}
+
+/// The same component with another core module inside, which is instantiated with it.
+fn with_core_module(bytes: &[u8], module: &[u8]) -> Vec<u8> {
+    let index = u8::try_from(top_level_sections(bytes).filter(|id| *id == CORE_MODULE).count()).unwrap();
+    let mut bytes = bytes.to_vec();
+    bytes.extend(section(CORE_MODULE, module));
+    bytes.extend(section(CORE_INSTANCE, &[1, 0, index, 0]));
+    bytes
+}
+
+const CORE_MODULE: u8 = 1;
+const CORE_INSTANCE: u8 = 2;
+
+/// The ids of a component's sections.
+fn top_level_sections(bytes: &[u8]) -> impl Iterator<Item = u8> {
+    let mut rest = &bytes[EMPTY_COMPONENT.len()..];
+    std::iter::from_fn(move || {
+        let (id, after) = rest.split_first()?;
+        let length = after.iter().take_while(|byte| **byte & 0x80 != 0).count() + 1;
+        let size = after[..length].iter().rev().fold(0, |size, byte| size << 7 | usize::from(byte & 0x7f));
+        rest = &after[length + size..];
+        Some(*id)
+    })
+}
+
+/// A core module whose start function counts to 2^30, which takes about a second.
+fn slow_to_start() -> Vec<u8> {
+    let mut module = b"\0asm\x01\0\0\0".to_vec();
+    module.extend(section(1, &[1, 0x60, 0, 0]));
+    module.extend(section(3, &[1, 0]));
+    module.extend(section(8, &[0]));
+    // (local i32) loop, local 0 + 1, tee, i32.const 2^30, i32.lt_u, br_if 0, end, end
+    let mut body = vec![1, 1, 0x7f, 0x03, 0x40, 0x20, 0, 0x41, 1, 0x6a, 0x22, 0, 0x41];
+    body.extend([0x80, 0x80, 0x80, 0x80, 0x04, 0x49, 0x0d, 0, 0x0b, 0x0b]);
+    let size = u8::try_from(body.len()).unwrap();
+    module.extend(section(10, &[&[1, size], body.as_slice()].concat()));
+    module
+}
+
+/// A core module with a memory of 32 MiB.
+fn large_from_the_start() -> Vec<u8> {
+    [b"\0asm\x01\0\0\0".to_vec(), section(5, &[1, 0, 0x80, 0x04])].concat()
 }
 
 fn section(id: u8, payload: &[u8]) -> Vec<u8> {
@@ -147,7 +190,7 @@ pub(crate) async fn wrong_world_is_named_with_what_it_exports() {
     let error = folder.load(&guest_path("wrong_world")).await.unwrap_err();
     assert!(matches!(error, LoadError::MissingExport { .. }), "{error}");
     assert!(error.to_string().contains("it exports other:thing/greeter@1.2.3"), "{error}");
-    let inspection = Module::inspect(engine(), &folder.cache, &guest_path("wrong_world")).await.unwrap();
+    let inspection = Module::inspect(engine(), &folder.cache, &guest_path("wrong_world"), MEMORY).await.unwrap();
     assert_eq!(inspection.world, None);
     assert!(inspection.imports.contains(&("other:thing/wishes@1.2.3".to_owned(), ImportStatus::Missing)));
 }
@@ -155,7 +198,7 @@ pub(crate) async fn wrong_world_is_named_with_what_it_exports() {
 #[tokio::test]
 pub(crate) async fn plain_is_inspected_and_has_no_compensation() {
     let folder = folder();
-    let inspection = Module::inspect(engine(), &folder.cache, &guest_path("plain")).await.unwrap();
+    let inspection = Module::inspect(engine(), &folder.cache, &guest_path("plain"), MEMORY).await.unwrap();
     assert_eq!(inspection.world, Some("message-handler"));
     assert!(inspection.problem.is_none(), "{:?}", inspection.problem);
     let sql = ("hapax:handler/sql@0.1.0".to_owned(), ImportStatus::NeedsGrant(NeededGrant::Tables));
@@ -163,7 +206,7 @@ pub(crate) async fn plain_is_inspected_and_has_no_compensation() {
     assert_eq!(inspection.findings(&Grants::default()), [GrantFinding::NoTables]);
     let module = folder.load(&guest_path("plain")).await.unwrap();
     assert!(!module.has_compensation);
-    let chaos = Module::inspect(engine(), &folder.cache, &guest_path("chaos")).await.unwrap();
+    let chaos = Module::inspect(engine(), &folder.cache, &guest_path("chaos"), MEMORY).await.unwrap();
     assert_eq!(chaos.world, Some("compensating-handler"));
 }
 
@@ -203,7 +246,8 @@ async fn two_hosts_may_compile_the_same_module_at_once() {
     // Two caches on one directory, as in two processes: nothing but the directory is shared.
     let caches = [child, Compiler::InProcess].map(|c| ModuleCache::open(folder.path("cache"), c).unwrap());
     let [first, second] = &caches;
-    let (first, second) = tokio::join!(Module::load(engine(), first, &path), Module::load(engine(), second, &path));
+    let load = |cache| Module::load(engine(), cache, &path, MEMORY);
+    let (first, second) = tokio::join!(load(first), load(second));
     assert_eq!(first.unwrap().digest, second.unwrap().digest);
     let leftovers = fs::read_dir(folder.path("cache")).unwrap().count() - folder.code().len();
     assert_eq!(leftovers, 1, "one index, no temporary files");
@@ -216,13 +260,14 @@ async fn the_compiler_may_fail_in_any_way() {
     let with = |program: &str, limit| {
         let cache = ModuleCache::open(folder.path("cache"), Compiler::Child(program.into())).unwrap();
         let (cache, path) = (cache.with_compile_limit(limit), path.clone());
-        async move { Module::load(engine(), &cache, &path).await.unwrap_err() }
+        async move { Module::load(engine(), &cache, &path, MEMORY).await.unwrap_err() }
     };
     let minute = Duration::from_secs(60);
     let error = with("/nowhere/hapax", minute).await;
     assert!(matches!(error, LoadError::Compiler { .. }) && error.to_string().contains("cannot start"), "{error}");
     let error = with("/bin/false", minute).await;
-    assert!(error.is_transient() && error.to_string().contains("the compiler failed: exit status"), "{error}");
+    let failed = error.to_string().contains("the compiler failed: exit status");
+    assert!(matches!(error, LoadError::Compiler { .. }) && failed, "{error}");
     let script = folder.path("hangs");
     fs::write(&script, "#!/bin/sh\nexec /bin/sleep 60\n").unwrap();
     fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
@@ -241,7 +286,7 @@ async fn the_compiler_may_fail_in_any_way() {
 async fn a_swap_takes_the_good_and_leaves_the_bad() {
     let folder = folder();
     let path = folder.put(&plain());
-    let slot = ModuleSlot::load(engine(), &folder.cache, &path).await.unwrap();
+    let slot = ModuleSlot::load(engine(), &folder.cache, &path, MEMORY).await.unwrap();
     let first = slot.current().digest;
     #[expect(clippy::disallowed_methods, reason = "a few swaps, told from a callback that cannot wait")]
     let (sender, mut swaps) = mpsc::unbounded_channel();
@@ -287,12 +332,77 @@ async fn next<T>(swaps: &mut mpsc::UnboundedReceiver<T>) -> T {
     tokio::time::timeout(Duration::from_secs(30), swaps.recv()).await.expect("a swap in time").unwrap()
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_that_takes_too_long_fails_the_attempt_and_keeps_the_connection_alive() {
+    let folder = folder();
+    let path = folder.put(&with_core_module(&plain(), &slow_to_start()));
+    let slot = ModuleSlot::load(engine(), &folder.cache, &path, MEMORY).await.unwrap();
+    let consumer = consumer(|settings| {
+        settings.limits.time = Duration::from_millis(200);
+        settings.ping_every = Duration::from_millis(20);
+    });
+    let (mut guest, fake) = (LaneGuest::new(slot, consumer), Fake::default());
+    let finished = guest.call(attempt(&json!("")), fake.boxed()).await;
+    let Verdict::Failed(failure) = &finished.verdict else { panic!("{:?}", finished.verdict) };
+    assert_eq!(failure.code.as_deref(), Some("timeout"));
+    assert!(failure.message.contains("still starting after 200ms"), "{}", failure.message);
+    assert!(finished.elapsed < Duration::from_millis(700), "{:?}", finished.elapsed);
+    assert!(finished.connection.is_some() && !finished.touched_sql);
+    assert!(fake.count("ping") >= 2, "{:?}", fake.sent());
+}
+
+#[tokio::test]
+async fn a_module_that_needs_more_memory_than_its_consumer_has_is_refused() {
+    let folder = folder();
+    let large = with_core_module(&plain(), &large_from_the_start());
+    let path = folder.put(&plain());
+    let slot = ModuleSlot::load(engine(), &folder.cache, &path, 16 << 20).await.unwrap();
+    let first = slot.current().digest;
+    folder.put(&large);
+    let error = slot.reload().await.unwrap_err();
+    assert!(matches!(error, LoadError::Start { .. }), "{error}");
+    assert!(error.to_string().contains("memory limit of 16 MiB reached"), "{error}");
+    assert_eq!(slot.current().digest, first, "the one that works goes on");
+    // Another consumer may allow more.
+    ModuleSlot::load(engine(), &folder.cache, &path, MEMORY).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_swap_that_failed_for_a_passing_reason_is_made_up_for() {
+    let folder = folder();
+    let path = folder.put(&plain());
+    let script = folder.path("compiler");
+    let (child, ready) = (env!("CARGO_BIN_EXE_compile-child"), folder.path("ready"));
+    let busy = format!("#!/bin/sh\n[ -e '{}' ] || exit 1\nexec '{child}' \"$@\"\n", ready.display());
+    fs::write(&script, busy).unwrap();
+    fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    fs::write(&ready, "").unwrap();
+    let cache = Arc::new(ModuleCache::open(folder.path("cache"), Compiler::Child(script)).unwrap());
+    let slot = ModuleSlot::load(engine(), &cache, &path, MEMORY).await.unwrap();
+    let first = slot.current().digest;
+    #[expect(clippy::disallowed_methods, reason = "a few swaps, told from a callback that cannot wait")]
+    let (sender, mut swaps) = mpsc::unbounded_channel();
+    let _watch = slot.watch(move |result| {
+        sender.send(result.map(|module| module.digest).map_err(ToString::to_string)).unwrap();
+    });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    fs::remove_file(&ready).unwrap();
+    fs::write(folder.path("new"), variant(&plain(), 1)).unwrap();
+    fs::rename(folder.path("new"), &path).unwrap();
+    let refused = next(&mut swaps).await.unwrap_err();
+    assert!(refused.contains("the compiler failed"), "{refused}");
+    assert_eq!(slot.current().digest, first);
+    fs::write(&ready, "").unwrap();
+    let second = next(&mut swaps).await.unwrap();
+    assert!(second != first && second == slot.current().digest);
+}
+
 #[tokio::test]
 async fn an_attempt_in_flight_ends_on_the_module_it_started_on() {
     let folder = folder();
     let path = folder.path("handler.wasm");
     fs::copy(guest_path("chaos"), &path).unwrap();
-    let slot = ModuleSlot::load(engine(), &folder.cache, &path).await.unwrap();
+    let slot = ModuleSlot::load(engine(), &folder.cache, &path, MEMORY).await.unwrap();
     let old = slot.current().digest;
     let mut guest = LaneGuest::new(Arc::clone(&slot), consumer(|_| {}));
     let swap = async {

@@ -11,6 +11,7 @@ mod inbox;
 mod outbox;
 mod parked;
 mod plans;
+mod relay;
 mod rescue;
 mod running;
 mod subject;
@@ -120,7 +121,12 @@ macro_rules! everything_else {
                 copies_carry_the_bodies_of_their_dead_letters
                 a_copy_whose_dead_letter_is_gone_is_dropped
                 many_and_large_rows_go_in_together
+                a_page_of_large_rows_ends_before_32_mib
                 the_rows_of_a_message_are_found
+            }
+            relay {
+                what_was_left_behind_gets_its_turn_under_steady_traffic
+                what_has_more_bytes_than_the_relay_keeps_is_left_in_sql
             }
             upkeep {
                 migrating_twice_changes_nothing

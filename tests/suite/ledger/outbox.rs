@@ -15,7 +15,7 @@ use crate::subject::*;
 const NOW: Duration = Duration::ZERO;
 
 /// What a handler sent, under an id of its own.
-fn sent(cause: &str, name: &str, body: Vec<u8>) -> OutboxRow {
+pub(crate) fn sent(cause: &str, name: &str, body: Vec<u8>) -> OutboxRow {
     OutboxRow {
         id: OutboxId::of_message(CONSUMER, name),
         message_id: Some(id(cause)),
@@ -39,24 +39,25 @@ pub(crate) fn copy_of(dead: ParkedId, generation: u32) -> OutboxRow {
     OutboxRow { id: OutboxId::of_copy(dead, generation), message_id: None, parked_id: Some(dead), ..row }
 }
 
-async fn add(subject: &Subject, rows: &[OutboxRow], grace: Duration) -> TestResult {
+pub(crate) async fn add(subject: &Subject, rows: &[OutboxRow], grace: Duration) -> TestResult {
     committed!(subject, |lane| subject.ledger.add_to_outbox(lane, CONSUMER, rows, grace).await?);
     Ok(())
 }
 
 pub(crate) async fn rows_are_published_after_their_grace_time(subject: Subject) -> TestResult {
     let ledger = &subject.ledger;
-    assert_eq!(ledger.outbox_stats().await?, (0, NOW));
+    assert_eq!(ledger.outbox_stats(CONSUMER).await?, (0, NOW));
     assert_eq!(ledger.outbox_due(10, LONG).await?, []);
     add(&subject, &[], NOW).await?;
     let rows = [sent("a", "one", b"1".to_vec()), sent("a", "two", Vec::new())];
     add(&subject, &rows, LONG).await?;
     assert_eq!(ledger.outbox_due(10, LONG).await?, [], "the lane that added them publishes them");
-    assert_eq!(ledger.outbox_stats().await?.0, 2);
+    assert_eq!(ledger.outbox_stats(CONSUMER).await?.0, 2);
+    assert_eq!(ledger.outbox_stats("another").await?, (0, NOW));
 
     subject.age("hapax_outbox", "next_at", LONG).await?;
     subject.age("hapax_outbox", "created_at", LONG).await?;
-    let (waiting, oldest) = ledger.outbox_stats().await?;
+    let (waiting, oldest) = ledger.outbox_stats(CONSUMER).await?;
     assert_eq!(waiting, 2);
     assert!((LONG..LONG * 2).contains(&oldest), "{oldest:?}");
     let mut due = ledger.outbox_due(10, LONG).await?;
@@ -68,7 +69,7 @@ pub(crate) async fn rows_are_published_after_their_grace_time(subject: Subject) 
 
     ledger.outbox_done(&[]).await?;
     ledger.outbox_done(&[rows[0].id, OutboxId([9; 16])]).await?;
-    assert_eq!(ledger.outbox_stats().await?.0, 1);
+    assert_eq!(ledger.outbox_stats(CONSUMER).await?.0, 1);
     subject.age("hapax_outbox", "next_at", LONG).await?;
     assert_eq!(ledger.outbox_due(10, LONG).await?[0].row, rows[1], "whoever held it did not come back");
     Ok(())
@@ -119,11 +120,12 @@ pub(crate) async fn what_cannot_be_published_stays_until_it_is_requeued(subject:
     add(&subject, &rows, NOW).await?;
     let error = format!("NO_ROUTE\0 {}", "é".repeat(100_000));
     ledger.outbox_undeliverable(rows[0].id, &error).await?;
-    assert_eq!(ledger.outbox_stats().await?.0, 1);
+    assert_eq!(ledger.outbox_stats(CONSUMER).await?.0, 1);
     assert_eq!(ledger.outbox_due(10, LONG).await?.len(), 1, "the other one flows");
     let found = ledger.outbox_of_message(CONSUMER, &id("a")).await?;
     let stuck = found.iter().find(|entry| entry.row.id == rows[0].id).expect("the row");
     assert!(stuck.undeliverable && stuck.attempts == 1);
+    assert_eq!(ledger.outbox_undeliverables(CONSUMER).await?.0, 1);
     assert!(stuck.error.as_deref().is_some_and(|error| error.starts_with("NO_ROUTE\u{fffd} é")), "{:?}", stuck.error);
 
     assert_eq!(ledger.outbox_requeue("another").await?, 0);
@@ -182,12 +184,31 @@ pub(crate) async fn many_and_large_rows_go_in_together(subject: Subject) -> Test
     let mut rows: Vec<OutboxRow> = (0..4_000).map(|n| sent("a", &format!("{n}"), vec![b'x'; 10])).collect();
     rows.extend((0..24).map(|n| sent("a", &format!("large {n}"), vec![b'y'; CHUNK_BYTES])));
     add(&subject, &rows, NOW).await?;
-    assert_eq!(subject.ledger.outbox_stats().await?.0, 4_024);
+    assert_eq!(subject.ledger.outbox_stats(CONSUMER).await?.0, 4_024);
     let due = subject.ledger.outbox_due(5_000, LONG).await?;
     assert_eq!(due.len(), 4_024);
     let ids: Vec<OutboxId> = due.iter().map(|entry| entry.row.id).collect();
     subject.ledger.outbox_done(&ids).await?;
-    assert_eq!(subject.ledger.outbox_stats().await?, (0, NOW));
+    assert_eq!(subject.ledger.outbox_stats(CONSUMER).await?, (0, NOW));
+    Ok(())
+}
+
+pub(crate) async fn a_page_of_large_rows_ends_before_32_mib(subject: Subject) -> TestResult {
+    let large = |n: usize| sent("a", &format!("large {n}"), vec![b'y'; 3 << 20]);
+    let mut rows: Vec<OutboxRow> = (0..8).map(large).collect();
+    for n in 0..8 {
+        let dead = subject.bury(carrying(&format!("{n}"), vec![b'L'; 3 << 20])).await?;
+        rows.push(copy_of(dead.id, dead.generation));
+    }
+    add(&subject, &rows, NOW).await?;
+    let mut found = HashSet::new();
+    for expected in [10, 6, 0] {
+        let due = subject.ledger.outbox_due(256, LONG).await?;
+        assert_eq!(due.len(), expected, "what does not fit is not held");
+        assert!(due.iter().all(|entry| entry.row.outgoing.body.len() == 3 << 20));
+        found.extend(due.into_iter().map(|entry| entry.row.id));
+    }
+    assert_eq!(found.len(), 16);
     Ok(())
 }
 

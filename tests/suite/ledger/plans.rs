@@ -161,6 +161,8 @@ fn path(statements: &Statements) -> Vec<(&'static str, &Statement, Args)> {
         ("chunks", &statements.chunks, Args::new().one("parked_id", token.clone())),
         ("chunks_delete", &statements.chunks_delete, Args::new().blobs("parked_id", keys_of(rows().take(2)))),
         ("outbox_due", &statements.outbox_due, Args::new().one("limit", 256)),
+        ("outbox_bodies", &statements.outbox_bodies, ids()),
+        ("outbox_copies", &statements.outbox_copies, ids()),
         ("outbox_hold", &statements.outbox_hold, ids().one("grace", 1000)),
         ("outbox_done", &statements.outbox_done, ids()),
         (

@@ -172,14 +172,24 @@ scalar! {
         // MariaDB and SQLite have no booleans.
         Value::Int64(int @ (0 | 1)) => int == 1;
     f64, "f64",
-        Value::Float64(float) => float;
+        Value::Float64(float) => float,
+        // SQLite stores whole floats as integers in some columns, and MariaDB computes with decimals.
+        Value::Int64(int) if is_exact(int) => int as f64,
+        Value::Decimal(ref text) if is_number(text) => text.parse().unwrap_or_default();
+    f32, "f32",
+        Value::Float64(float) if fits_f32(float) => float as f32,
+        Value::Int64(int) if is_exact(int) => int as f32,
+        Value::Decimal(ref text) if text.parse().is_ok_and(f32::is_finite) => text.parse().unwrap_or_default();
     String, "text",
         Value::Text(text) => text;
     Vec<u8>, "bytes",
         Value::Blob(bytes) => bytes;
     Decimal, "a decimal",
         Value::Decimal(text) => Self(text),
-        Value::Int64(int) => Self(int.to_string());
+        Value::Int64(int) => Self(int.to_string()),
+        // SQLite has no decimals: they come back as the text that was stored, or as what the column made of it.
+        Value::Text(text) if is_number(&text) => Self(text),
+        Value::Float64(float) if float.is_finite() => Self(float.to_string());
     Uuid, "a uuid",
         Value::Uuid(text) | Value::Text(text) => Self(text);
     Date, "a date",
@@ -192,6 +202,21 @@ scalar! {
         Value::Timestamptz(text) | Value::Text(text) => Self(text);
     Other, "a value of another type",
         Value::Other((type_name, text)) => Self { type_name, text };
+}
+
+/// Whether a float holds the integer without loss: up to 2^53.
+fn is_exact(int: i64) -> bool {
+    int.unsigned_abs() <= 1 << f64::MANTISSA_DIGITS
+}
+
+/// Whether text is a number, so neither a word nor NaN nor infinite.
+fn is_number(text: &str) -> bool {
+    text.parse().is_ok_and(f64::is_finite)
+}
+
+/// Whether a float is about the same as an `f32`: rounded, but not made infinite.
+fn fits_f32(float: f64) -> bool {
+    !float.is_finite() || (float as f32).is_finite()
 }
 
 impl FromValue for Value {
@@ -288,6 +313,26 @@ mod tests {
             Ok(u64::MAX)
         );
         assert_eq!(Json::<Vec<i64>>::from_value(Value::Json("[1]".into())), Ok(Json(vec![1])));
+    }
+
+    #[test]
+    fn numbers_are_read_in_whatever_form_a_database_has_them() {
+        let decimal = |text: &str| Ok(Decimal(text.to_owned()));
+        assert_eq!(Decimal::from_value(Value::Decimal("1.50".into())), decimal("1.50"));
+        assert_eq!(Decimal::from_value(Value::Text("1.50".into())), decimal("1.50"));
+        assert_eq!(Decimal::from_value(Value::Float64(1.5)), decimal("1.5"));
+        assert_eq!(Decimal::from_value(Value::Int64(-2)), decimal("-2"));
+        for other in [Value::Text("twelve".into()), Value::Text("NaN".into()), Value::Float64(f64::INFINITY)] {
+            assert_eq!(Decimal::from_value(other.clone()), Err(other));
+        }
+        assert_eq!(f64::from_value(Value::Int64(1 << 53)), Ok(9_007_199_254_740_992.0));
+        assert_eq!(f64::from_value(Value::Int64((1 << 53) + 1)), Err(Value::Int64((1 << 53) + 1)));
+        assert_eq!(f64::from_value(Value::Decimal("2.25".into())), Ok(2.25));
+        assert_eq!(f64::from_value(Value::Text("2.25".into())), Err(Value::Text("2.25".into())));
+        assert_eq!(f32::from_value(Value::Float64(0.1)), Ok(0.1));
+        assert_eq!(f32::from_value(Value::Int64(3)), Ok(3.0));
+        assert_eq!(f32::from_value(Value::Decimal("-0.5".into())), Ok(-0.5));
+        assert_eq!(f32::from_value(Value::Float64(1e300)), Err(Value::Float64(1e300)));
     }
 
     #[test]

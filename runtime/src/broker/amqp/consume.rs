@@ -18,6 +18,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::debug;
 
+use super::comebacks::Comebacks;
 use super::declare::{Asked, Problem};
 use super::errors::Failure;
 use super::link::{Address, Live};
@@ -44,13 +45,16 @@ const WASTE: usize = 64 << 10;
 /// Subscribes to a queue that exists.
 pub(super) async fn subscribe(
     live: Arc<Live>,
-    address: &Address,
+    address: Arc<Address>,
     spec: &QueueSpec,
+    comebacks: Arc<Comebacks>,
 ) -> Result<Subscription, BrokerError> {
-    let explain = |problem: Problem| problem.explain(address, spec, Asked::Consumed);
+    let explain = |problem: Problem| problem.explain(&address, spec, Asked::Consumed);
     let queue = short("the queue's name", &spec.queue).map_err(|reason| explain(Problem::Unspeakable(reason)))?;
+    // Consuming again hands a queue with a single active consumer to the next one in line. Whether it has one cannot be
+    // asked of the broker, so whoever relies on order says so.
     let single_active = spec.arguments.get("x-single-active-consumer") == Some(&HeaderValue::Boolean(true));
-    let prefetch = if single_active { Prefetch::fixed } else { Prefetch::adaptive };
+    let prefetch = if spec.ordered || single_active { Prefetch::fixed } else { Prefetch::adaptive };
     let prefetch = prefetch(spec.prefetch_messages, spec.prefetch_bytes);
     let channel = live.channel().await.map_err(|failure| explain(failure.into()))?;
     let tags = Tags::new(&spec.consumer);
@@ -65,11 +69,12 @@ pub(super) async fn subscribe(
     let (commands, received) = mpsc::unbounded_channel();
     let flow = Flow { window: Window::new(), growing: false, switching: false };
     let shared = Arc::new(Shared { flow: Mutex::new(flow), settled: Notify::new(), switched: Notify::new() });
-    let (stop, pump_ended) = (CancellationToken::new(), CancellationToken::new());
+    let (stop, void, pump_ended) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
     let pump = Pump {
         live,
         channel: channel.clone(),
-        server: address.server.clone(),
+        address,
+        comebacks,
         queue,
         tags,
         consumer,
@@ -79,13 +84,13 @@ pub(super) async fn subscribe(
         shared: shared.clone(),
         out,
         stop: stop.clone(),
+        void: void.clone(),
         _ended: pump_ended.clone().drop_guard(),
     };
     tokio::spawn(pump.run());
-    let patient_until = None;
-    tokio::spawn(
-        Acknowledger { channel, shared, commands: received, stop, pump_ended, patient_until, lost: false }.run(),
-    );
+    let acknowledger =
+        Acknowledger { channel, shared, commands: received, stop, void, pump_ended, patient_until: None, lost: false };
+    tokio::spawn(acknowledger.run());
     Ok(Subscription { deliveries, settler: Box::new(AmqpSettler { commands }) })
 }
 
@@ -130,7 +135,8 @@ impl Tags {
 struct Pump {
     live: Arc<Live>,
     channel: Channel,
-    server: String,
+    address: Arc<Address>,
+    comebacks: Arc<Comebacks>,
     queue: ShortString,
     tags: Tags,
     consumer: Consumer,
@@ -141,6 +147,8 @@ struct Pump {
     shared: Arc<Shared>,
     out: mpsc::Sender<Result<Delivery, BrokerError>>,
     stop: CancellationToken,
+    /// To be cancelled when the tags are void.
+    void: CancellationToken,
     _ended: DropGuard,
 }
 
@@ -155,10 +163,12 @@ enum End {
 impl Pump {
     async fn run(mut self) {
         match self.pump().await {
+            // What was delivered may still be acknowledged: the channel stays until the settler closes it.
             End::Wanted => {
                 let options = BasicCancelOptions::default();
                 let cancel = self.channel.basic_cancel(self.consumer.tag(), options);
                 let _ = timeout(CLOSE_TIMEOUT, cancel).await;
+                self.shared.nothing_is_replaced();
             }
             End::Suffered(error) => {
                 debug!(queue = %self.queue, %error, "subscription ended");
@@ -166,6 +176,7 @@ impl Pump {
                     () = self.stop.cancelled() => {}
                     _ = self.out.send(Err(error)) => {}
                 }
+                self.void.cancel();
             }
         }
     }
@@ -224,6 +235,7 @@ impl Pump {
         if self.shared.lock().window.open() >= self.max_messages {
             tokio::select! {
                 () = self.stop.cancelled() => return Err(End::Wanted),
+                () = self.out.closed() => return Err(End::Wanted),
                 () = self.shared.has_room(self.max_messages) => {}
             }
         }
@@ -242,6 +254,9 @@ impl Pump {
             redelivered: delivery.redelivered,
             tag,
         };
+        if delivery.redelivered {
+            self.comebacks.look(&delivery.message.properties, self.queue.as_str(), &self.address, &self.live);
+        }
         // There is room for everything that may be open.
         self.out.try_send(Ok(delivery)).map_err(|_| End::Wanted)
     }
@@ -263,17 +278,14 @@ impl Pump {
             self.hand_over(delivery).await?;
         }
         self.prefetch.changed(count);
-        let mut flow = self.shared.lock();
-        self.first = flow.window.next_tag();
-        (flow.growing, flow.switching) = (false, false);
-        drop(flow);
-        self.shared.switched.notify_one();
+        self.first = self.shared.lock().window.next_tag();
+        self.shared.nothing_is_replaced();
         Ok(())
     }
 
     fn suffered(&self, failure: &Failure) -> End {
         End::Suffered(match failure {
-            Failure::Lost(_) => failure.unavailable(&self.server),
+            Failure::Lost(_) => failure.unavailable(&self.address.server),
             Failure::Refused { text, .. } => BrokerError::Ended { queue: self.queue.to_string(), reason: text.clone() },
         })
     }
@@ -307,6 +319,14 @@ struct Flow {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Flow> {
         self.flow.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// No consumer is being replaced: acknowledgements wait for nothing.
+    fn nothing_is_replaced(&self) {
+        let mut flow = self.lock();
+        (flow.growing, flow.switching) = (false, false);
+        drop(flow);
+        self.switched.notify_one();
     }
 
     /// Waits until fewer than `max` deliveries are open. The broker counts for each consumer by itself, so for a while
@@ -350,6 +370,7 @@ struct Acknowledger {
     shared: Arc<Shared>,
     commands: mpsc::UnboundedReceiver<Command>,
     stop: CancellationToken,
+    void: CancellationToken,
     pump_ended: CancellationToken,
     /// While the window should fill: until when.
     patient_until: Option<Instant>,
@@ -378,7 +399,8 @@ impl Acknowledger {
         }
     }
 
-    /// Acknowledges until somebody closes the subscription, drops it, or the pump ends.
+    /// Acknowledges until somebody closes the subscription or drops it, or its tags are void. That nobody takes
+    /// deliveries any more is no reason to end: those taken before are still being worked on.
     async fn work(&mut self, closers: &mut Vec<oneshot::Sender<()>>) {
         let mut wait = None;
         while closers.is_empty() {
@@ -400,7 +422,7 @@ impl Acknowledger {
                     }
                     None => return,
                 },
-                () = self.pump_ended.cancelled() => return,
+                () = self.void.cancelled() => return,
                 () = self.shared.switched.notified() => false,
                 () = waiting => true,
             };

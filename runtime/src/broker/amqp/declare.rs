@@ -54,10 +54,12 @@ async fn create(live: &Live, address: &Address, spec: &QueueSpec) -> Result<Chan
         Err(Problem::Server(Failure::Refused { code: code::PRECONDITION_FAILED, text, .. }))
             if limited && text.contains(DELIVERY_LIMIT) =>
         {
-            warn!(
-                queue = %spec.queue,
-                "the queue exists with a delivery limit: the broker drops a message that comes back too often",
-            );
+            if !lacks_the_argument(&text) {
+                warn!(
+                    queue = %spec.queue,
+                    "the queue exists with a delivery limit: the broker drops a message that comes back too often",
+                );
+            }
             queue_declare(live, spec, durable, table(&spec.arguments)?).await.map_err(explain)
         }
         other => other.map_err(explain),
@@ -88,6 +90,8 @@ async fn bind(live: &Live, channel: &Channel, spec: &QueueSpec, binding: &Bindin
 
 /// Since RabbitMQ 4.0 a quorum queue drops a message at its 20th return unless it is told otherwise, and a host that
 /// crashes or pauses returns messages. `-1` means no limit there; before 4.0 it meant a limit that is always exceeded.
+/// Without a type the virtual host's default says what a queue becomes: the argument is tried, and left out where the
+/// broker answers that such a queue has none.
 fn with_delivery_limit(
     arguments: &BTreeMap<String, HeaderValue>,
     product: &str,
@@ -95,11 +99,19 @@ fn with_delivery_limit(
 ) -> BTreeMap<String, HeaderValue> {
     let mut arguments = arguments.clone();
     let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
-    let quorum = arguments.get("x-queue-type") == Some(&HeaderValue::Text("quorum".to_owned()));
-    if product == "RabbitMQ" && major.is_some_and(|major| major >= 4) && quorum {
+    let may_be_quorum = match arguments.get("x-queue-type") {
+        None => true,
+        Some(kind) => *kind == HeaderValue::Text("quorum".to_owned()),
+    };
+    if product == "RabbitMQ" && major.is_some_and(|major| major >= 4) && may_be_quorum {
         arguments.entry(DELIVERY_LIMIT.to_owned()).or_insert(HeaderValue::Integer(-1));
     }
     arguments
+}
+
+/// True if the broker's objection to the delivery limit is that queues of this type have none.
+fn lacks_the_argument(objection: &str) -> bool {
+    objection.contains("invalid arg")
 }
 
 /// What stood in the way.
@@ -243,6 +255,7 @@ mod tests {
             bindings: Vec::new(),
             prefetch_messages: 1,
             prefetch_bytes: 1,
+            ordered: false,
         };
         let failure = Failure::Refused { code, text: "SAID".into() };
         match Problem::from(failure).explain(&address, &spec, asked) {
@@ -274,17 +287,30 @@ mod tests {
     }
 
     #[test]
-    fn only_quorum_queues_of_rabbitmq_4_and_later_get_an_unlimited_delivery_limit() {
-        let quorum = BTreeMap::from([("x-queue-type".to_owned(), HeaderValue::Text("quorum".into()))]);
+    fn what_may_become_a_quorum_queue_of_rabbitmq_4_or_later_gets_an_unlimited_delivery_limit() {
+        let kind = |kind: &str| BTreeMap::from([("x-queue-type".to_owned(), HeaderValue::Text(kind.into()))]);
         let limit = |arguments: &BTreeMap<String, HeaderValue>, version: &str| {
             with_delivery_limit(arguments, "RabbitMQ", version).get(DELIVERY_LIMIT).cloned()
         };
+        let quorum = kind("quorum");
         assert_eq!(limit(&quorum, "4.1.2"), Some(HeaderValue::Integer(-1)));
         assert_eq!(limit(&quorum, "3.10.8"), None);
         assert_eq!(limit(&quorum, ""), None);
-        assert_eq!(limit(&BTreeMap::new(), "4.1.2"), None);
+        assert_eq!(limit(&BTreeMap::new(), "4.1.2"), Some(HeaderValue::Integer(-1)), "by the virtual host's default");
+        assert_eq!(limit(&BTreeMap::new(), "3.13.0"), None);
+        assert_eq!(limit(&kind("classic"), "4.1.2"), None);
+        assert_eq!(limit(&kind("stream"), "4.1.2"), None);
         let mut own = quorum;
         own.insert(DELIVERY_LIMIT.to_owned(), HeaderValue::Integer(5));
         assert_eq!(limit(&own, "4.1.2"), Some(HeaderValue::Integer(5)));
+    }
+
+    #[test]
+    fn a_queue_without_delivery_limits_is_told_from_one_with_another() {
+        let classic = "PRECONDITION_FAILED - invalid arg 'x-delivery-limit' for queue 'q' in vhost '/' of queue type \
+                       rabbit_classic_queue";
+        let other = "PRECONDITION_FAILED - inequivalent arg 'x-delivery-limit' for queue 'q' in vhost '/': received the \
+                     value '-1' of type 'signedint' but current is none";
+        assert!(lacks_the_argument(classic) && !lacks_the_argument(other));
     }
 }

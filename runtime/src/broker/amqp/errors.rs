@@ -77,6 +77,9 @@ pub(super) fn io_words(error: &std::io::Error) -> String {
         std::io::ErrorKind::ConnectionAborted | std::io::ErrorKind::ConnectionReset => {
             "the connection was lost".to_owned()
         }
+        std::io::ErrorKind::InvalidData if error.to_string().contains("UnknownIssuer") => {
+            format!("TLS: {error}; add its certificate authority to the system's, or name its file in SSL_CERT_FILE")
+        }
         // What the TLS library calls everything that it did not expect.
         std::io::ErrorKind::InvalidData => format!("TLS: {error}"),
         _ => error.to_string(),

@@ -100,16 +100,27 @@ pub(super) struct Live {
 
 impl Live {
     /// Opens a channel.
+    ///
+    /// No server refuses this. But lapin keeps the error of a channel that the server closed, and answers with it when
+    /// the number of that channel comes round again, without asking the server. Such a connection looks alive and opens
+    /// fewer and fewer channels, so it is given up, to be built anew.
     pub(super) async fn channel(&self) -> Result<Channel, Failure> {
-        self.request("channel.open", self.connection.create_channel()).await
+        match timeout(self.request_timeout, self.connection.create_channel()).await {
+            Ok(Ok(channel)) => Ok(channel),
+            Ok(Err(error)) => {
+                self.cut();
+                let reason = Failure::of(&error);
+                Err(Failure::Lost(format!("the connection opens no more channels ({})", reason.words())))
+            }
+            Err(_) => Err(Failure::timed_out("channel.open", self.request_timeout)),
+        }
     }
 
     /// Closes a channel that is not needed any more. Dropping it is not enough: lapin then closes it behind our back, and
     /// if that fails, because the server or a closing connection was faster, it takes the whole connection down.
-    pub(super) async fn finish(&self, channel: Channel) {
-        if channel.status().connected() {
-            let _ = timeout(CLOSE_TIMEOUT, channel.close(200, "done".into())).await;
-        }
+    /// True unless the server did not answer.
+    pub(super) async fn finish(&self, channel: Channel) -> bool {
+        !channel.status().connected() || timeout(CLOSE_TIMEOUT, channel.close(200, "done".into())).await.is_ok()
     }
 
     /// Waits for an answer from the server, for a limited time. That one request is slow says nothing about the
@@ -149,8 +160,9 @@ impl Live {
         }
     }
 
-    fn is_connected(&self) -> bool {
-        self.connection.status().connected()
+    pub(super) fn is_connected(&self) -> bool {
+        // lapin takes a moment to notice that it was cut.
+        self.connection.status().connected() && !self.control.is_cut()
     }
 
     /// Ends the connection without a word.
@@ -240,7 +252,8 @@ impl Link {
 pub(super) async fn connect(address: &Address, settings: &Settings, role: &str) -> Result<Live, BrokerError> {
     let unavailable = |reason: String| BrokerError::Unavailable { server: address.server.clone(), reason };
     let limit = settings.connect_timeout;
-    let tls = OwnedTLSConfig { identity: None, cert_chain: settings.ca_pem.clone() };
+    // The system's authorities, or those in SSL_CERT_FILE, as with the other servers.
+    let tls = OwnedTLSConfig::default();
     let opening = timeout(limit, tap::connect(&address.uri, &tls));
     let (stream, control) = opening
         .await

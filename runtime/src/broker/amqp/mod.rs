@@ -15,6 +15,7 @@
 //! task at a time, and again when it is lost. lapin's own recovery is not used: a subscription whose channel is gone
 //! ends, because its delivery tags are void, and its owner must know.
 
+mod comebacks;
 mod consume;
 mod declare;
 mod errors;
@@ -22,6 +23,7 @@ mod link;
 mod prefetch;
 mod publish;
 mod returns;
+mod rights;
 mod sieve;
 mod tap;
 mod values;
@@ -30,9 +32,13 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use self::comebacks::Comebacks;
 use self::link::{Address, Link, connect};
 use self::publish::{AmqpPublisher, Publishing};
-use super::{Broker, BrokerError, Declare, Features, Publisher, QueueSpec, Settings, Subscription};
+use super::{Broker, BrokerError, Declare, Features, Lack, Need, Publisher, QueueSpec, Settings, Subscription};
+
+/// Connections on which it is tried to find out what a user may do.
+const CHECKS: u32 = 3;
 
 /// A broker that speaks AMQP 0-9-1. Nothing is connected before it is used.
 pub struct Amqp {
@@ -40,6 +46,7 @@ pub struct Amqp {
     settings: Arc<Settings>,
     consuming: Link,
     publishing: Arc<Publishing>,
+    comebacks: Arc<Comebacks>,
 }
 
 impl Amqp {
@@ -52,6 +59,7 @@ impl Amqp {
         Ok(Self {
             consuming: link("consuming"),
             publishing: Arc::new(Publishing::new(link("publishing"), settings.publish_timeout)),
+            comebacks: Arc::default(),
             address,
             settings,
         })
@@ -97,7 +105,21 @@ impl Broker for Amqp {
     async fn subscribe(&self, spec: &QueueSpec) -> Result<Subscription, BrokerError> {
         self.declare(spec).await?;
         let live = self.consuming.get().await?;
-        consume::subscribe(live, &self.address, spec).await
+        consume::subscribe(live, self.address.clone(), spec, self.comebacks.clone()).await
+    }
+
+    async fn lacks(&self, needs: &[Need]) -> Result<Vec<Lack>, BrokerError> {
+        let mut connections = 0;
+        loop {
+            let live = connect(&self.address, &self.settings, "checking").await?;
+            connections += 1;
+            let lacks = rights::lacks(&live, &self.address, needs).await;
+            live.close().await;
+            // What the broker thinks of a request can cost the connection: then it is asked again on another.
+            if lacks.is_ok() || connections == CHECKS {
+                return lacks;
+            }
+        }
     }
 
     fn publisher(&self) -> Box<dyn Publisher> {

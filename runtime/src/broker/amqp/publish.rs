@@ -20,6 +20,7 @@ use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::ShortString;
 use lapin::{BasicProperties, Channel, Confirmation};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 use tracing::debug;
 
 use super::errors::{Failure, code};
@@ -31,8 +32,16 @@ use crate::broker::{BrokerError, Outgoing, Published, Publisher};
 /// Messages published before the first answer is awaited.
 const GROUP_MESSAGES: usize = 1000;
 
+/// A group that gets no further answer for this long (at most twice as long) is answered for as far as it goes. A queue that confirms nothing (a quorum
+/// queue without its majority) must not hold up what goes elsewhere.
+const STALL: Duration = Duration::from_secs(3);
+
 /// How long a blocked connection may come back before the window is given up.
 const BLOCK_PATIENCE: Duration = Duration::from_secs(1);
+
+/// A negative confirm says nothing against the message: the queue is full and rejects what does not fit, or its node is
+/// in trouble. It is worth another try.
+const NACKED: &str = "a queue took no more: it is full, or in trouble (negative confirm)";
 
 /// Channels kept open for the next window.
 const MAX_IDLE: usize = 8;
@@ -309,6 +318,9 @@ async fn publish_group(publishing: &Arc<Publishing>, live: Arc<Live>, channel: C
     sent.await.unwrap_or_else(gone)
 }
 
+/// What became of a message, once it is known.
+type Answer = Option<lapin::Result<Confirmation>>;
+
 type Confirming<'a> = Pin<Box<dyn Future<Output = lapin::Result<Confirmation>> + Send + 'a>>;
 
 async fn drive(
@@ -319,7 +331,7 @@ async fn drive(
     report: oneshot::Sender<Sent>,
 ) {
     let mut confirming: Vec<Confirming<'_>> = group.iter().map(|wire| confirm(&channel, wire)).collect();
-    let mut results: Vec<Option<lapin::Result<Confirmation>>> = Vec::with_capacity(group.len());
+    let mut results: Vec<Answer> = Vec::with_capacity(group.len());
     for future in &mut confirming {
         // The first poll queues the message, so this is the order in which they are published.
         results.push(match futures::poll!(future.as_mut()) {
@@ -327,35 +339,47 @@ async fn drive(
             Poll::Pending => None,
         });
     }
-    let gave_up = {
-        let all = await_all(&mut confirming, &mut results);
-        tokio::select! {
-            () = all => None,
-            failure = lose_patience(&live, publishing.timeout) => Some(failure),
+    let started = Instant::now();
+    let gave_up = tokio::select! {
+        failure = await_answers(&mut confirming, &mut results, publishing.timeout.min(STALL)) => failure,
+        failure = lose_patience(&live) => {
+            look(&mut confirming, &mut results);
+            Some(failure)
         }
     };
-    if gave_up.is_some() {
-        // A return may sit in a confirm that is there and was not looked at.
-        for (future, result) in confirming.iter_mut().zip(&mut results) {
-            if result.is_none() {
-                *result = future.as_mut().now_or_never();
-            }
-        }
-    }
     let unfinished: Vec<bool> = results.iter().map(Option::is_none).collect();
     let sent = conclude(&group, results, gave_up);
     let clean = sent.failure.is_none() && !unfinished.contains(&true);
     let _ = report.send(sent);
-    // What is still queued goes out when the broker reads again. The channel must live until then.
-    for (future, unfinished) in confirming.iter_mut().zip(unfinished) {
-        if unfinished {
-            let _ = future.await;
-        }
-    }
+    let rest = confirming.iter_mut().zip(unfinished).filter(|(_, unfinished)| *unfinished);
+    let answered = outlast(&live, rest.map(|(future, _)| future), started + publishing.timeout).await;
     drop(confirming);
     let superfluous = if clean { publishing.keep_idle(channel) } else { Some(channel) };
-    if let Some(channel) = superfluous {
-        live.finish(channel).await;
+    if let Some(channel) = superfluous
+        && !live.finish(channel).await
+        && !answered
+    {
+        // It answers nothing at all.
+        live.cut();
+    }
+}
+
+/// Waits for answers that nobody is told any more: what is still queued goes out when the broker reads again, and the
+/// channel must live until then. False if they did not come in time.
+async fn outlast<'a, 'b: 'a>(live: &Live, rest: impl Iterator<Item = &'a mut Confirming<'b>>, until: Instant) -> bool {
+    let answers = async {
+        for future in rest {
+            let _ = future.await;
+        }
+    };
+    let over = async {
+        tokio::time::sleep_until(until).await;
+        // While it is blocked, the time does not count.
+        let _ = live.watch_blocked().wait_for(Option::is_none).await;
+    };
+    tokio::select! {
+        () = answers => true,
+        () = over => false,
     }
 }
 
@@ -366,7 +390,22 @@ fn confirm<'a>(channel: &'a Channel, wire: &'a Wire) -> Confirming<'a> {
     Box::pin(async move { published.await?.await })
 }
 
-async fn await_all(confirming: &mut [Confirming<'_>], results: &mut [Option<lapin::Result<Confirmation>>]) {
+/// Waits for the answers; ends early with a failure when none came for the length of a stall.
+async fn await_answers(confirming: &mut [Confirming<'_>], results: &mut [Answer], stall: Duration) -> Option<Failure> {
+    loop {
+        let before = results.iter().flatten().count();
+        if tokio::time::timeout(stall, await_all(confirming, results)).await.is_ok() {
+            return None;
+        }
+        // They are awaited in their order: later ones may be there.
+        look(confirming, results);
+        if results.iter().flatten().count() == before {
+            return Some(Failure::timed_out("a published message", stall));
+        }
+    }
+}
+
+async fn await_all(confirming: &mut [Confirming<'_>], results: &mut [Answer]) {
     for (future, result) in confirming.iter_mut().zip(results) {
         if result.is_none() {
             *result = Some(future.as_mut().await);
@@ -374,32 +413,32 @@ async fn await_all(confirming: &mut [Confirming<'_>], results: &mut [Option<lapi
     }
 }
 
-/// Ends when it makes no sense to wait longer: the time is over, or the broker accepts nothing.
-async fn lose_patience(live: &Live, limit: Duration) -> Failure {
-    let blocking = async {
-        let mut blocked_now = live.watch_blocked();
-        loop {
-            if blocked_now.wait_for(Option::is_some).await.is_err() {
-                std::future::pending::<()>().await;
-            }
-            let relieved = tokio::time::timeout(BLOCK_PATIENCE, blocked_now.wait_for(Option::is_none)).await;
-            if let (Err(_), Some(reason)) = (relieved, live.blocked()) {
-                return Failure::Lost(blocked(&reason));
-            }
+/// Takes every answer that is there. A return may sit in one that nobody has waited for yet.
+fn look(confirming: &mut [Confirming<'_>], results: &mut [Answer]) {
+    for (future, result) in confirming.iter_mut().zip(results) {
+        if result.is_none() {
+            *result = future.as_mut().now_or_never();
         }
-    };
-    tokio::select! {
-        failure = blocking => failure,
-        () = tokio::time::sleep(limit) => {
-            live.cut();
-            Failure::timed_out("a published message", limit)
+    }
+}
+
+/// Ends when it makes no sense to wait longer: the broker accepts nothing.
+async fn lose_patience(live: &Live) -> Failure {
+    let mut blocked_now = live.watch_blocked();
+    loop {
+        if blocked_now.wait_for(Option::is_some).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        let relieved = tokio::time::timeout(BLOCK_PATIENCE, blocked_now.wait_for(Option::is_none)).await;
+        if let (Err(_), Some(reason)) = (relieved, live.blocked()) {
+            return Failure::Lost(blocked(&reason));
         }
     }
 }
 
 /// Turns what the channel said into answers. Where anything was returned, no message counts as confirmed before every
 /// return has found its message.
-fn conclude(group: &[Wire], results: Vec<Option<lapin::Result<Confirmation>>>, gave_up: Option<Failure>) -> Sent {
+fn conclude(group: &[Wire], results: Vec<Answer>, gave_up: Option<Failure>) -> Sent {
     let mut failure = gave_up;
     let mut returns: Vec<BasicReturnMessage> = Vec::new();
     let mut answers: Vec<Option<Published>> = Vec::with_capacity(group.len());
@@ -412,7 +451,7 @@ fn conclude(group: &[Wire], results: Vec<Option<lapin::Result<Confirmation>>>, g
             }
             Some(Ok(Confirmation::Nack(returned))) => {
                 returns.extend(returned);
-                Some(Published::Refused("the broker could not take it over (negative confirm)".to_owned()))
+                Some(Published::Unknown(NACKED.to_owned()))
             }
             Some(Ok(Confirmation::NotRequested)) => Some(Published::Unknown("the channel does not confirm".to_owned())),
             Some(Err(error)) => {

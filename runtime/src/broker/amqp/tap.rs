@@ -57,6 +57,11 @@ impl Control {
         self.0.writer.wake();
     }
 
+    /// True once it was cut.
+    pub(super) fn is_cut(&self) -> bool {
+        self.0.cut.load(Ordering::Acquire)
+    }
+
     /// Waits until lapin has closed the socket.
     pub(super) async fn gone(&self) {
         self.0.gone.cancelled().await;
@@ -79,7 +84,7 @@ impl Control {
     }
 
     fn check(&self) -> io::Result<()> {
-        if self.0.cut.load(Ordering::Acquire) {
+        if self.is_cut() {
             return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "given up"));
         }
         Ok(())

@@ -192,7 +192,8 @@ impl Feeder {
         }
     }
 
-    /// Delivers and deletes until the subscriber closes or goes away.
+    /// Delivers and deletes until the subscriber closes or goes away. If it only takes no more deliveries, those that it
+    /// took are still being worked on: they can be acknowledged.
     async fn feed(&mut self, closers: &mut Vec<oneshot::Sender<()>>) -> Result<(), BrokerError> {
         let published = self.published.clone();
         loop {
@@ -205,7 +206,7 @@ impl Feeder {
                     Err(mpsc::error::TryRecvError::Disconnected) => return Ok(()),
                 }
             }
-            if !closers.is_empty() || self.out.is_closed() {
+            if !closers.is_empty() {
                 return Ok(());
             }
             let step = self.fetch().await?;
@@ -230,8 +231,7 @@ impl Feeder {
                 Some(command) => self.take(command, closers),
                 None => return Ok(false),
             },
-            () = self.out.closed() => return Ok(false),
-            () = news => {}
+            () = news, if !self.out.is_closed() => {}
             () = tokio::time::sleep(POLL) => {
                 if !store::exists(&mut self.reader, self.queue).await.map_err(|error| self.failed(&error))? {
                     let reason = "the queue was deleted".to_owned();
@@ -256,7 +256,7 @@ impl Feeder {
     /// Delivers what fits within the limits.
     async fn fetch(&mut self) -> Result<Step, BrokerError> {
         let room = self.max_messages.saturating_sub(self.window.open()).min(FETCH);
-        if room == 0 || (self.window.open() > 0 && self.window.open_bytes() >= self.max_bytes) {
+        if self.out.is_closed() || room == 0 || (self.window.open() > 0 && self.window.open_bytes() >= self.max_bytes) {
             return Ok(Step::Wait);
         }
         let upcoming = store::upcoming(&mut self.reader, self.queue, self.last, room).await;
@@ -271,7 +271,7 @@ impl Feeder {
             self.last = id;
             let delivery = Delivery { message, redelivered: id <= self.flagged, tag };
             if self.out.try_send(Ok(delivery)).is_err() {
-                // Its receiver has gone: there is room for everything that prefetch allows.
+                // Nobody takes it: there is room for everything that prefetch allows.
                 return Ok(Step::Wait);
             }
         }

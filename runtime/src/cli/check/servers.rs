@@ -1,13 +1,15 @@
 //! `hapax check --connect`: are the servers there, and do they let us do what we must?
 
+use std::time::Duration;
+
 use super::super::open::{self, Place};
 use super::super::output::clean_lines;
 use super::{Report, rights};
-use crate::broker::{Broker, BrokerError, Declare, QueueSpec};
+use crate::broker::{Broker, BrokerError, Declare, Lack, Need, QueueSpec};
 use crate::config::{Config, ConsumerConfig, DatabaseConfig, LockConfig};
 use crate::ledger::database::Database;
-use crate::lock;
 use crate::lock::redis::RedisSettings;
+use crate::lock::{self, Acquired, Held, Lock, LockError};
 
 /// Asks every server that the config names.
 pub(super) async fn check(config: &Config, report: &mut Report) {
@@ -30,6 +32,7 @@ async fn broker(config: &Config, report: &mut Report) {
             for consumer in &config.consumers {
                 queue(broker.as_ref(), consumer, report).await;
             }
+            rights_at_broker(broker.as_ref(), config, report).await;
         }
         Err(error) => report.problem(&clean_lines(&error.to_string()), Some(remedy(&error))),
     }
@@ -64,23 +67,77 @@ async fn queue(broker: &dyn Broker, consumer: &ConsumerConfig, report: &mut Repo
     }
 }
 
+async fn rights_at_broker(broker: &dyn Broker, config: &Config, report: &mut Report) {
+    let needs: Vec<Need> = config.consumers.iter().flat_map(needs).collect();
+    match broker.lacks(&needs).await {
+        Ok(lacks) => {
+            // One command may mend several: it stands below the last of them.
+            for (index, Lack { problem, hint }) in lacks.iter().enumerate() {
+                let again = lacks[index + 1..].iter().any(|later| later.hint == *hint);
+                let hint = (!again).then(|| clean_lines(hint));
+                report.problem(&clean_lines(problem), hint.as_deref());
+            }
+        }
+        Err(error) => report.problem(&clean_lines(&error.to_string()), Some(remedy(&error))),
+    }
+}
+
+/// All that a consumer does at the broker.
+fn needs(consumer: &ConsumerConfig) -> Vec<Need> {
+    let queue = || consumer.queue.clone();
+    let mut needs = vec![Need::Consume { queue: queue() }];
+    if consumer.declare == Declare::Create {
+        needs.push(Need::Create { queue: queue() });
+        needs.extend(consumer.bindings.iter().map(|binding| Need::Bind {
+            queue: queue(),
+            exchange: binding.exchange.clone(),
+            routing_key: binding.routing_key.clone(),
+        }));
+    }
+    let published = consumer.grants.publish.iter().map(|grant| (&grant.exchange, &grant.routing_key));
+    let copies = consumer.dead_letter.iter().map(|copy| (&copy.exchange, &copy.routing_key));
+    needs.extend(
+        published.chain(copies).map(|(exchange, routing_key)| Need::Publish {
+            exchange: exchange.clone(),
+            routing_key: routing_key.clone(),
+        }),
+    );
+    needs
+}
+
 async fn lock(config: &Config, report: &mut Report) {
     report.heading(&format!("lock {}", config.lock));
     let url = match &config.lock {
         LockConfig::Redis(url) => url.expose(),
         LockConfig::Local => "local:",
     };
-    let described = match lock::open(url, RedisSettings::default()) {
-        Ok(lock) => lock.describe().await,
-        Err(error) => Err(error),
+    let lock = match lock::open(url, RedisSettings::default()) {
+        Ok(lock) => lock,
+        Err(error) => return report.problem(&clean_lines(&error.to_string()), None),
     };
-    match described {
+    match lock.describe().await {
         Ok(server) => report.fact("server", &clean_lines(&server)),
-        Err(error) => report.problem(
-            &clean_lines(&error.to_string()),
-            Some("start the server, or correct `url` and `password` under [lock]; `on_unavailable` says what consumers do without"),
-        ),
+        Err(error) => return report.problem(&clean_lines(&error.to_string()), Some(LOCK_REMEDY)),
     }
+    if let Err(error) = try_lock(lock.as_ref()).await {
+        report.problem(&clean_lines(&error.to_string()), None);
+    }
+}
+
+const LOCK_REMEDY: &str = "start the server, or correct `url` and `password` under [lock]; `on_unavailable` says what \
+                           consumers do without";
+
+/// Takes and releases a lock that nobody else wants. An error says which right is missing, and how to grant it.
+async fn try_lock(lock: &dyn Lock) -> Result<(), LockError> {
+    let lease = Duration::from_secs(1);
+    let answers = lock.acquire(&[format!("hapax:check:{}", uuid::Uuid::new_v4())], lease).await?;
+    let held = answers.into_iter().filter_map(|answer| match answer {
+        Acquired::Yes(held) => Some(held),
+        Acquired::No { .. } => None,
+    });
+    let held: Vec<Held> = held.collect();
+    lock.extend(&held, lease).await?;
+    lock.release(&held).await
 }
 
 async fn database(place: &Place<'_>, report: &mut Report) {

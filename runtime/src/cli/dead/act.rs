@@ -31,9 +31,9 @@ Examples:
   hapax dead redrive --consumer reduce-stock --code db-down --dry-run
   hapax dead redrive --consumer reduce-stock --since 2h --rate 50/s --yes
 
-A redriven message starts anew: no attempts, no crashes, handled by the module that runs now. Running the command twice
-is safe: what is not a dead letter any more stays as it is. A message whose compensation took effect is refused, because
-handling it now would come on top of that; --force does it all the same. A message without a usable id is redriven
+A redriven message starts anew: no attempts, no crashes, handled by the module that runs now. Running the command twice \
+is safe: what is not a dead letter any more stays as it is. A message whose compensation took effect is refused, because \
+handling it now would come on top of that; --force does it all the same. A message without a usable id is redriven \
 under the id that today's `message_id` rules find in it.
 
 Exit codes: 0 all redriven (or there were none), 1 some were refused or the database failed, 2 wrong usage or config.";
@@ -43,7 +43,7 @@ Examples:
   hapax dead discard 0192f3a1
   hapax dead discard --consumer reduce-stock --reason no-id --until 30days --yes
 
-A discarded message is given up: it cannot be redriven, and is deleted after `retention`. Until then a late duplicate of
+A discarded message is given up: it cannot be redriven, and is deleted after `retention`. Until then a late duplicate of \
 it is still recognised. Running the command twice is safe.
 
 Exit codes: 0 all discarded (or there were none), 1 the database failed, 2 wrong usage or config.";
@@ -363,7 +363,13 @@ async fn dry_run(books: &Books, which: &Which, limit: usize, act: Act) -> anyhow
 
 fn announce(rows: &[ParkedRow], act: Act) -> anyhow::Result<ExitCode> {
     list::print(rows, false)?;
-    say!("would {} {}; nothing was changed", act.verb(), count(rows.len() as u64, "dead letter"))?;
+    let refuses = |row: &&ParkedRow| matches!(act, Act::Redrive { force: false, .. }) && row.compensations > 0;
+    let refused = rows.iter().filter(refuses).count();
+    let mut words = format!("would {} {}", act.verb(), count((rows.len() - refused) as u64, "dead letter"));
+    if refused > 0 {
+        words += &format!(", and refuse {refused} whose compensation took effect");
+    }
+    say!("{words}; nothing was changed")?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -116,6 +116,8 @@ url = \"localhost\"
         MINIMAL.replace("amqp://localhost/%2f", "amqp:localhost").replace("mysql://localhost", "mysql://localhost:99999"));
     a_host_is_needed: MINIMAL.replace("amqp://localhost/%2f", "amqp:///shop");
     a_password_in_an_address_is_warned_about_and_not_shown: MINIMAL.replace("amqp://", "amqp://shop:hunter2@");
+    a_password_in_the_address_of_a_socket_is_not_shown: format!("{MINIMAL}[lock]\nurl = \"redis+unix:///run/redis.sock?pass=hunter2\"\n");
+    the_address_of_a_socket_has_a_path: format!("{MINIMAL}[lock]\nurl = \"redis+unix://localhost/run/redis.sock\"\n");
     a_password_given_twice_is_an_error: MINIMAL.replace("[database]", "password = \"hunter3\"\n[database]").replace("amqp://", "amqp://shop:hunter2@");
     a_password_without_use_is_an_error: format!("[lock]\npassword = \"hunter2\"\n{}password = \"hunter2\"\n", MINIMAL.replace("mysql://localhost/shop", "sqlite://x.db")
         .replace("[consumers.orders]", "password = \"hunter2\"\n[consumers.orders]"));

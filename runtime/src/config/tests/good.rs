@@ -37,6 +37,7 @@ bindings = [{ exchange = "shop", routing_key = "order.created" }]
 dead_letter = { exchange = "", routing_key = "reduce-stock.dead" }   # a copy; the truth is in SQL
 "#;
 
+const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 
 fn url(text: &str) -> ServerUrl {
@@ -105,11 +106,14 @@ fn classic_consumer(dir: &Path, database: DatabaseConfig) -> ConsumerConfig {
             time: seconds(30),
             sql_rows: 10_000,
             sql_bytes: 16 * MIB,
+            sql_rows_affected: 100_000,
+            sql_text: 64 * KIB,
             sql_time: seconds(5),
             sql_lock_time: seconds(2),
             sql_statements: 1000,
             outbox_messages: 1000,
             outbox_bytes: 16 * MIB,
+            output: 64 * KIB,
         },
         lock: LockPolicy {
             ttl: seconds(10),
@@ -119,7 +123,6 @@ fn classic_consumer(dir: &Path, database: DatabaseConfig) -> ConsumerConfig {
         max_crashes: 3,
         retention: seconds(30 * 24 * 3600),
         reuse: Reuse { calls: 10_000, memory: 16 * MIB },
-        isolation: Isolation::ReadCommitted,
         parked_max: 100_000,
         outbox_max: 100_000,
         mass_failure: Some(MassFailure { threshold: 0.9, window: 100 }),
@@ -138,6 +141,66 @@ fn nothing_secret_is_in_the_debug_output_of_a_config() {
     assert!(!shown.contains("hunter2") && !shown.contains("s3cr3t"), "{shown}");
     assert_eq!(config.consumers[0].grants.config["api_key"].expose(), "hunter2");
     assert_eq!(config.database.to_string(), "mysql://localhost/shop");
+}
+
+/// Whatever a secret is made of, it reaches the clients' own parsers as it was written.
+#[test]
+fn a_password_reaches_its_client_unchanged() {
+    use redis::IntoConnectionInfo as _;
+    use sqlx::ConnectOptions as _;
+    let secret = "a%41%2f+b @/:?#[]&=ä$\\";
+    let env = |name: &str| (name == "SECRET").then(|| secret.to_owned());
+    let parse = |lock: &str, database: &str| {
+        let password = "password = \"${SECRET}\"\n";
+        let text = format!("[lock]\nurl = \"{lock}\"\n{password}{MINIMAL}")
+            .replace("[database]", &format!("{password}[database]"))
+            .replace("url = \"mysql://localhost/shop\"", &format!("url = \"{database}\"\n{password}"));
+        let (config, warnings) =
+            Config::parse_with_env(&text, "hapax.toml", &env).map_err(|found| render(&found)).unwrap();
+        assert_eq!(render(&warnings), "");
+        config
+    };
+    let decoded = |url: &url::Url| {
+        let password = url.password().unwrap();
+        percent_encoding::percent_decode_str(password).decode_utf8().unwrap().into_owned()
+    };
+    for lock in ["redis://localhost", "rediss://shop@localhost/1", "redis+unix:///run/redis.sock?db=1"] {
+        let LockConfig::Redis(url) = parse(lock, "mysql://shop@localhost/shop").lock else { panic!("{lock}") };
+        let client = url.expose().into_connection_info().unwrap();
+        assert_eq!(client.redis_settings().password(), Some(secret), "{lock}");
+    }
+    let config = parse("redis://localhost", "mysql://shop@localhost/shop");
+    let (BrokerConfig::Amqp(broker), DatabaseConfig::MySql(database)) = (config.broker, config.database) else {
+        panic!("not servers")
+    };
+    let client: lapin::uri::AMQPUri = broker.expose().parse().unwrap();
+    assert_eq!(client.authority.userinfo.password, secret);
+    let client: sqlx::mysql::MySqlConnectOptions = database.expose().parse().unwrap();
+    assert_eq!(decoded(&client.to_url_lossy()), secret);
+    let DatabaseConfig::Postgres(database) = parse("redis://localhost", "postgres://shop@localhost/shop").database
+    else {
+        panic!("not Postgres")
+    };
+    let client: sqlx::postgres::PgConnectOptions = database.expose().parse().unwrap();
+    assert_eq!(decoded(&client.to_url_lossy()), secret);
+}
+
+#[test]
+fn servers_may_be_behind_sockets() {
+    let config = clean(&format!("{MINIMAL}[lock]\nurl = \"redis+unix:///run/redis.sock?db=2\"\n"));
+    assert_eq!(config.lock, LockConfig::Redis(url("redis+unix:///run/redis.sock?db=2")));
+    assert_eq!(config.lock.to_string(), "redis+unix:///run/redis.sock");
+    let socket = |text: &str| clean(&MINIMAL.replace("mysql://localhost/shop", text)).database;
+    let DatabaseConfig::MySql(mysql) = socket("mysql://shop@localhost/shop?socket=/run/mysqld/mysqld.sock") else {
+        panic!("not MySQL")
+    };
+    let client: sqlx::mysql::MySqlConnectOptions = mysql.expose().parse().unwrap();
+    assert_eq!(client.get_socket().map(PathBuf::as_path), Some(Path::new("/run/mysqld/mysqld.sock")));
+    let DatabaseConfig::Postgres(postgres) = socket("postgres://shop@localhost/shop?host=/run/postgresql") else {
+        panic!("not Postgres")
+    };
+    let client: sqlx::postgres::PgConnectOptions = postgres.expose().parse().unwrap();
+    assert_eq!(client.get_socket().map(PathBuf::as_path), Some(Path::new("/run/postgresql")));
 }
 
 #[test]
@@ -197,6 +260,42 @@ fn every_switch_takes_true_and_false() {
 }
 
 #[test]
+fn limits_reach_the_guest_as_they_are_written() {
+    let limits = |keys: &str| {
+        let config = clean(&format!("{MINIMAL}limits = {{ {keys} }}\n")).consumers.remove(0);
+        (crate::host::consumer_context(&config).limits, config.session_settings())
+    };
+    let (default, session) = limits("");
+    assert_eq!(default, crate::guest::grants::Limits::default());
+    assert_eq!(session.statement_timeout, default.sql_time);
+    let (written, session) = limits(
+        "memory = \"1MiB\", time = \"2m\", sql_rows = 1, sql_bytes = \"2KiB\", sql_rows_affected = 3, sql_text = \"4KiB\", \
+         sql_time = \"1m\", sql_statements = 5, outbox_messages = 6, outbox_bytes = \"7KiB\", output = \"8KiB\"",
+    );
+    assert_eq!((written.memory, written.time), (1 << 20, Duration::from_secs(120)));
+    assert_eq!((written.sql_rows, written.sql_bytes, written.sql_rows_affected), (1, 2 << 10, 3));
+    assert_eq!((written.sql_text, written.sql_time), (4 << 10, Duration::from_secs(60)));
+    assert_eq!(session.statement_timeout, Duration::from_secs(60), "the database keeps the limit");
+    assert_eq!((written.sql_statements, written.outbox_messages), (5, 6));
+    assert_eq!((written.outbox_bytes, written.output), (7 << 10, 8 << 10));
+}
+
+#[test]
+fn one_call_of_the_host_carries_whatever_another_limit_allows() {
+    for (keys, needed) in [
+        ("", 64 << 20),
+        ("memory = \"16MiB\"", 16 << 20),
+        ("outbox_bytes = \"512MiB\"", 512 << 20),
+        ("sql_bytes = \"1GiB\"", 1 << 30),
+        ("memory = \"4GiB\"", 128 << 20),
+    ] {
+        let config = clean(&format!("{MINIMAL}limits = {{ {keys} }}\n")).consumers.remove(0);
+        let carried = crate::host::consumer_context(&config).limits.host_call;
+        assert!(carried > needed && carried < needed + (4 << 20), "{keys}: {carried}");
+    }
+}
+
+#[test]
 fn numbers_may_come_from_variables() {
     let text = format!(
         "{MINIMAL}partition_by = \"routing-key\"\nconcurrency = \"${{LANES}}\"\nretry.jitter = \"0.${{LANES}}\"\n"
@@ -252,7 +351,9 @@ fn a_consumer_converts_to_what_the_seams_take() {
         .remove(0);
     let spec = consumer.queue_spec();
     assert_eq!((spec.queue.as_str(), spec.consumer.as_str(), spec.declare), ("orders", "orders", Declare::Create));
-    assert_eq!((spec.prefetch_messages, spec.prefetch_bytes), (99, 1000));
+    assert_eq!((spec.prefetch_messages, spec.prefetch_bytes, spec.ordered), (99, 1000, false));
+    let blocking = clean(&format!("{MINIMAL}retry.mode = \"blocking\"\n")).consumers.remove(0);
+    assert!(blocking.queue_spec().ordered);
     let session = consumer.session_settings();
     assert_eq!((session.lock_timeout, session.statement_timeout), (seconds(2), seconds(5)));
     assert_eq!(session.idle_in_transaction, seconds(10));

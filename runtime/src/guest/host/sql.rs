@@ -7,7 +7,7 @@
 //! aborted by then, on another it is gone and the next statement would commit by itself.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use wasmtime::component::{HasSelf, Linker};
 
@@ -20,6 +20,10 @@ use super::super::state::State;
 use super::super::verdict::size;
 use crate::ledger::database::{DbError, DbErrorKind};
 use crate::ledger::value::{Param, RowLimits};
+
+/// How much longer than its limit a statement may take before its connection is given up here. The database stops it, and
+/// leaves the connection usable; where it does not, its driver gives up some seconds later. This is for a driver that hangs.
+const STATEMENT_GRACE: Duration = Duration::from_secs(15);
 
 /// The first error of an attempt.
 #[derive(Debug, Clone)]
@@ -89,6 +93,8 @@ impl From<DbError> for SqlFailure {
 pub(crate) struct SqlHost {
     consumer: Arc<ConsumerContext>,
     lent: Arc<Lent>,
+    /// How long to wait for one statement.
+    patience: Duration,
     used: Used,
 }
 
@@ -96,7 +102,6 @@ pub(crate) struct SqlHost {
 #[derive(Default)]
 struct Used {
     statements: u32,
-    time: Duration,
     rows_affected: u64,
     touched: bool,
     failure: Option<SqlFailure>,
@@ -113,7 +118,8 @@ pub(crate) struct SqlReport {
 
 impl SqlHost {
     pub(crate) fn new(consumer: Arc<ConsumerContext>, lent: Arc<Lent>) -> Self {
-        Self { consumer, lent, used: Used::default() }
+        let patience = consumer.limits.sql_time.saturating_add(STATEMENT_GRACE);
+        Self { consumer, lent, patience, used: Used::default() }
     }
 
     /// Starts an attempt.
@@ -135,25 +141,12 @@ impl SqlHost {
             let message = format!("an attempt may send {} statements", limits.sql_statements);
             return Err(SqlFailure::too_large(message));
         }
-        if statement.len() > limits.sql_text {
-            let (has, limit) = (statement.len(), size(limits.sql_text as u64));
+        if statement.len() as u64 > limits.sql_text {
+            let (has, limit) = (statement.len(), size(limits.sql_text));
             let message = format!("the statement has {has} bytes; {limit} are allowed. Pass data as parameters");
             return Err(SqlFailure::too_large(message));
         }
         Ok(self.consumer.guard.check(statement)?)
-    }
-
-    /// The time that is left for SQL, or the error that there is none.
-    fn time_left(&self) -> Result<Duration, SqlFailure> {
-        let limit = self.consumer.limits.sql_time;
-        match limit.checked_sub(self.used.time) {
-            Some(left) if !left.is_zero() => Ok(left),
-            _ => Err(SqlFailure::Refused {
-                kind: ErrorKind::Other,
-                code: Some("timeout"),
-                message: format!("the statements of an attempt may take {limit:?}"),
-            }),
-        }
     }
 
     /// Notes that a statement is about to be sent. A read leaves nothing behind; the guard calls it a write otherwise.
@@ -179,12 +172,8 @@ impl SqlHost {
         params: Vec<Value>,
     ) -> Result<crate::ledger::value::Executed, SqlFailure> {
         let params = bind(checked, params)?;
-        let left = self.time_left()?;
         self.touch(checked);
-        let started = Instant::now();
-        let executed = self.lent.session().await.execute(&checked.sql, &params, left).await;
-        self.used.time += started.elapsed();
-        let executed = executed?;
+        let executed = self.lent.session().await.execute(&checked.sql, &params, self.patience).await?;
         self.count(executed.rows_affected)?;
         Ok(executed)
     }
@@ -217,13 +206,9 @@ impl SqlHost {
             return Err(SqlFailure::invalid("the statement returns no rows: use execute"));
         }
         let params = bind(&checked, params)?;
-        let left = self.time_left()?;
         self.touch(&checked);
         let limits = RowLimits { rows: self.consumer.limits.sql_rows, bytes: self.consumer.limits.sql_bytes };
-        let started = Instant::now();
-        let result = self.lent.session().await.query(&checked.sql, &params, limits, left).await;
-        self.used.time += started.elapsed();
-        let result = result?;
+        let result = self.lent.session().await.query(&checked.sql, &params, limits, self.patience).await?;
         if checked.kind == Kind::Write {
             self.count(result.rows.len() as u64)?;
         }
@@ -404,12 +389,24 @@ mod tests {
 
     #[tokio::test]
     async fn a_slow_statement_is_stopped_and_costs_the_connection() {
-        let (mut host, fake) = host(Limits { sql_time: Duration::from_millis(20), ..Limits::default() }).await;
+        let (mut host, fake) = host(Limits::default()).await;
+        host.patience = Duration::from_millis(20);
         fake.0.lock().unwrap().delay = Duration::from_secs(60);
         let error = update(&mut host).await.unwrap_err();
         assert_eq!((error.kind, error.code.as_deref()), (ErrorKind::Other, Some("timeout")));
         assert!(host.lent.take_back().await.is_none());
         assert_eq!((fake.sent().len(), fake.sent()[1].as_str()), (2, "kill"));
+    }
+
+    #[tokio::test]
+    async fn each_statement_has_its_own_time() {
+        let (mut host, fake) = host(Limits { sql_statements: 4, ..Limits::default() }).await;
+        host.patience = Duration::from_millis(300);
+        fake.0.lock().unwrap().delay = Duration::from_millis(100);
+        for _ in 0..4 {
+            update(&mut host).await.unwrap();
+        }
+        assert_eq!(fake.sent().len(), 4);
     }
 
     #[test]

@@ -360,7 +360,13 @@ impl Pen<'_> {
         }
         match nonblock {
             None => {}
-            Some(NonBlock::Nowait) => self.put("NOWAIT"),
+            // A lock that is held for a moment would fail every attempt within milliseconds, and end in a dead letter.
+            Some(NonBlock::Nowait) => {
+                return Err(GuardError::denied(
+                    "NOWAIT: an attempt waits for a row lock, up to limits.sql_lock_time, and then runs again uncounted",
+                    "leave NOWAIT out, or write SKIP LOCKED to go on without the rows that others hold",
+                ));
+            }
             Some(NonBlock::SkipLocked) => self.put("SKIP LOCKED"),
         }
         Ok(())

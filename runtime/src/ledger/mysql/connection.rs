@@ -240,7 +240,7 @@ impl Session {
                         rows.set_columns(row.columns().iter().map(|column| column.name().to_owned()).collect());
                         first = false;
                     }
-                    if let Err(error) = rows.push(|| decode::row(&row)) {
+                    if let Err(error) = rows.push(decode::size(&row), || decode::row(&row)) {
                         break Err(error);
                     }
                 }

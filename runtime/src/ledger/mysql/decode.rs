@@ -27,6 +27,12 @@ pub(super) fn row(row: &MySqlRow) -> Result<Vec<Value>, DbError> {
     Ok(values)
 }
 
+/// How many bytes a row's values have on the wire.
+pub(super) fn size(row: &MySqlRow) -> u64 {
+    let bytes = |index| <&[u8] as Decode<MySql>>::decode(row.try_get_raw(index).ok()?).ok();
+    (0..row.len()).filter_map(bytes).map(|bytes| bytes.len() as u64).sum()
+}
+
 /// Not the statement's fault: the server sent what its protocol does not have.
 fn unreadable(index: usize, what: &str) -> DbError {
     lost(format!("column {} of the result cannot be read as {what}", index + 1))

@@ -17,7 +17,7 @@ use super::super::gate::{ANSWER_GRACE, Gate, Rows, driver_error, kill_in_backgro
 use super::super::value::{Executed, Param, ResultSet, RowLimits};
 use super::decode::{self, Reader};
 use super::encode::{Encoded, encode};
-use super::error::{db_error, outdates_statements, timed_out, while_planning};
+use super::error::{db_error, outdates_statements, timed_out};
 use super::plan::{Plan, TypeName, Variant, Wire, variant};
 use super::{PostgresKill, STATEMENTS, Types, timeouts};
 
@@ -225,7 +225,7 @@ impl Session {
         let outcome = loop {
             match answers.try_next().await {
                 Ok(Some(Either::Right(row))) => {
-                    if let Err(error) = rows.push(|| read(&row, plan)) {
+                    if let Err(error) = rows.push(decode::size(&row), || read(&row, plan)) {
                         break Err(error);
                     }
                 }
@@ -328,7 +328,7 @@ impl Session {
 
     async fn describe(&mut self, sql: Arc<str>) -> Result<PgStatement, DbError> {
         let prepared = self.connection.prepare(AssertSqlSafe(sql).into_sql_str()).await;
-        prepared.map_err(|error| while_planning(db_error(&error)))
+        prepared.map_err(|error| db_error(&error))
     }
 
     /// What a type is called; asks the server once for each.

@@ -139,6 +139,12 @@ pub(super) fn row(row: &PgRow, readers: &[Reader]) -> Result<Vec<Value>, DbError
     Ok(values)
 }
 
+/// How many bytes a row's values have on the wire.
+pub(super) fn size(row: &PgRow) -> u64 {
+    let bytes = |index| row.try_get_raw(index).ok()?.as_bytes().ok();
+    (0..row.len()).filter_map(bytes).map(|bytes| bytes.len() as u64).sum()
+}
+
 /// Not the statement's fault: the server sent what its protocol does not have.
 fn unreadable(index: usize, reader: &Reader) -> DbError {
     lost(format!("column {} of the result cannot be read as {reader:?}", index + 1))

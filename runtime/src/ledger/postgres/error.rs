@@ -11,6 +11,14 @@ const QUERY_CANCELED: &str = "57014";
 /// Code of `feature_not_supported`, which is also what a cached plan answers whose result type has changed.
 const FEATURE_NOT_SUPPORTED: &str = "0A000";
 
+/// Every class of codes that the server has for itself: appendix A of its manual. A code of any other class was made up by
+/// a trigger or a function, `RAISE … USING ERRCODE = 'STOCK'`.
+const CLASSES: &[&str] = &[
+    "00", "01", "02", "03", "08", "09", "0A", "0B", "0F", "0L", "0P", "0Z", "10", "20", "21", "22", "23", "24", "25",
+    "26", "27", "28", "2B", "2D", "2F", "34", "38", "39", "3B", "3D", "3F", "40", "42", "44", "53", "54", "55", "57",
+    "58", "72", "F0", "HV", "P0", "XX",
+];
+
 /// What a statement answers that was prepared before a column's type changed: its parameters keep the types that they
 /// once had. Codes: datatype mismatch, undefined or ambiguous function or operator, no such cast, indeterminate type.
 const CHANGED_TYPES: [&str; 5] = ["42804", "42883", "42725", "42846", "42P18"];
@@ -39,13 +47,23 @@ fn kind(code: &str) -> DbErrorKind {
         "40001" | "40P01" | "55P03" => DbErrorKind::Contention,
         // RAISE EXCEPTION and its relatives.
         "P0001" | "P0002" | "P0003" | "P0004" => DbErrorKind::Invalid,
+        // "FOR UPDATE is not allowed with DISTINCT"; what a statement that was known before means by it is told by
+        // `outdates_statements`. 55000: currval before nextval, a view that cannot be changed.
+        FEATURE_NOT_SUPPORTED | "55000" => DbErrorKind::Invalid,
         _ => match code.get(..2) {
             Some("23") => DbErrorKind::Constraint,
-            // 21: a sub-select with several rows; a row changed twice by one ON CONFLICT.
-            Some("21" | "22" | "42" | "44") => DbErrorKind::Invalid,
+            // 20: no branch of a trigger's CASE; 21: a sub-select with several rows, a row changed twice by one ON
+            // CONFLICT; 54: too complex, too many columns or arguments.
+            Some("20" | "21" | "22" | "42" | "44" | "54") => DbErrorKind::Invalid,
+            Some(class) if is_made_up(code, class) => DbErrorKind::Invalid,
             _ => DbErrorKind::Infrastructure,
         },
     }
+}
+
+fn is_made_up(code: &str, class: &str) -> bool {
+    let is_code = code.len() == 5 && code.bytes().all(|byte| byte.is_ascii_digit() || byte.is_ascii_uppercase());
+    is_code && !CLASSES.contains(&class)
 }
 
 /// A cancelled statement that had used up its time ran into its limit; another one was cancelled by somebody else.
@@ -60,14 +78,6 @@ pub(super) fn timed_out(error: DbError, used_up: bool) -> DbError {
 /// wrongly, it costs one more attempt: the statement is prepared anew, and what is wrong with it is said then.
 pub(super) fn outdates_statements(error: &DbError) -> bool {
     error.code.as_deref().is_some_and(|code| code == FEATURE_NOT_SUPPORTED || CHANGED_TYPES.contains(&code))
-}
-
-/// What planning does not support ("FOR UPDATE is not allowed with DISTINCT") is the statement's fault.
-pub(super) fn while_planning(error: DbError) -> DbError {
-    if error.code.as_deref() == Some(FEATURE_NOT_SUPPORTED) {
-        return DbError { kind: DbErrorKind::Invalid, ..error };
-    }
-    error
 }
 
 #[cfg(test)]
@@ -88,7 +98,18 @@ mod tests {
             ("57P01", DbErrorKind::Infrastructure),
             ("53100", DbErrorKind::Infrastructure),
             ("25006", DbErrorKind::Infrastructure),
-            ("0A000", DbErrorKind::Infrastructure),
+            ("0A000", DbErrorKind::Invalid),
+            ("54001", DbErrorKind::Invalid),
+            ("54011", DbErrorKind::Invalid),
+            ("55000", DbErrorKind::Invalid),
+            ("55006", DbErrorKind::Infrastructure),
+            ("20000", DbErrorKind::Invalid),
+            ("STOCK", DbErrorKind::Invalid),
+            ("T0001", DbErrorKind::Invalid),
+            ("99001", DbErrorKind::Invalid),
+            ("HV000", DbErrorKind::Infrastructure),
+            ("F0001", DbErrorKind::Infrastructure),
+            ("stock", DbErrorKind::Infrastructure),
             ("25P02", DbErrorKind::Infrastructure),
             ("08006", DbErrorKind::Infrastructure),
             ("XX000", DbErrorKind::Infrastructure),

@@ -138,7 +138,16 @@ VALUES {(:id, :consumer, :message_id, :parked_id, :exchange, :routing_key, :prop
 ON DUPLICATE KEY UPDATE id = hapax_outbox.id
 
 -- name: outbox_due
-SELECT id, consumer, message_id, parked_id, exchange, routing_key, properties, body, state, attempts, next_at, error, created_at FROM hapax_outbox WHERE state = 1 AND next_at <= @now ORDER BY next_at, id LIMIT :limit FOR UPDATE SKIP LOCKED
+-- Sizes first: bodies are read of as many rows as a page has room for.
+SELECT id, consumer, message_id, parked_id, exchange, routing_key, properties, NULL AS body, state, attempts, next_at, error, created_at, CAST(LENGTH(body) AS SIGNED) AS bytes FROM hapax_outbox WHERE state = 1 AND next_at <= @now ORDER BY next_at, id LIMIT :limit FOR UPDATE SKIP LOCKED
+
+-- name: outbox_bodies
+SELECT o.id, o.body FROM ({SELECT :row_id AS row_id| UNION ALL }) AS r
+STRAIGHT_JOIN hapax_outbox AS o FORCE INDEX (PRIMARY) ON o.id = r.row_id
+
+-- name: outbox_copies
+SELECT p.id, p.body_bytes FROM ({SELECT :row_id AS row_id| UNION ALL }) AS r
+STRAIGHT_JOIN hapax_parked AS p FORCE INDEX (PRIMARY) ON p.id = r.row_id
 
 -- name: outbox_hold
 UPDATE ({SELECT :row_id AS row_id| UNION ALL }) AS r STRAIGHT_JOIN hapax_outbox AS o FORCE INDEX (PRIMARY) ON o.id = r.row_id
@@ -155,7 +164,7 @@ UPDATE hapax_outbox SET state = 2, attempts = attempts + 1, error = :error WHERE
 UPDATE hapax_outbox SET attempts = attempts + 1, next_at = @now + :delay, error = :error WHERE id = :id
 
 -- name: outbox_stats
-SELECT COUNT(*) AS n, COALESCE(@now - MIN(created_at), 0) AS oldest FROM hapax_outbox WHERE state = :state
+SELECT COUNT(*) AS n, COALESCE(@now - MIN(created_at), 0) AS oldest FROM hapax_outbox WHERE state = :state AND consumer = :consumer
 
 -- name: outbox_requeue
 UPDATE hapax_outbox SET state = 1, next_at = @now, error = NULL WHERE state = 2 AND consumer = :consumer

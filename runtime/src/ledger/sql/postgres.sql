@@ -137,7 +137,14 @@ FROM unnest(:id::bytea[], :message_id::bytea[], :parked_id::bytea[], :exchange::
 ON CONFLICT DO NOTHING
 
 -- name: outbox_due
-SELECT id, consumer, message_id, parked_id, exchange, routing_key, properties, body, state, attempts, next_at, error, created_at FROM hapax_outbox WHERE state = 1 AND next_at <= @now ORDER BY next_at, id LIMIT :limit FOR UPDATE SKIP LOCKED
+-- Sizes first: bodies are read of as many rows as a page has room for.
+SELECT id, consumer, message_id, parked_id, exchange, routing_key, properties, NULL AS body, state, attempts, next_at, error, created_at, octet_length(body)::bigint AS bytes FROM hapax_outbox WHERE state = 1 AND next_at <= @now ORDER BY next_at, id LIMIT :limit FOR UPDATE SKIP LOCKED
+
+-- name: outbox_bodies
+SELECT id, body FROM hapax_outbox WHERE id = ANY(:row_id::bytea[])
+
+-- name: outbox_copies
+SELECT id, body_bytes::bigint FROM hapax_parked WHERE id = ANY(:row_id::bytea[])
 
 -- name: outbox_hold
 UPDATE hapax_outbox SET next_at = @now + :grace
@@ -153,7 +160,7 @@ UPDATE hapax_outbox SET state = 2, attempts = attempts + 1, error = :error WHERE
 UPDATE hapax_outbox SET attempts = attempts + 1, next_at = @now + :delay, error = :error WHERE id = :id
 
 -- name: outbox_stats
-SELECT COUNT(*) AS n, COALESCE(@now - MIN(created_at), 0) AS oldest FROM hapax_outbox WHERE state = :state
+SELECT COUNT(*) AS n, COALESCE(@now - MIN(created_at), 0) AS oldest FROM hapax_outbox WHERE state = :state AND consumer = :consumer
 
 -- name: outbox_requeue
 UPDATE hapax_outbox SET state = 1, next_at = @now, error = NULL WHERE state = 2 AND consumer = :consumer

@@ -120,7 +120,14 @@ VALUES {(:id, :consumer, :message_id, :parked_id, :exchange, :routing_key, :prop
 ON CONFLICT DO NOTHING
 
 -- name: outbox_due
-SELECT id, consumer, message_id, parked_id, exchange, routing_key, properties, body, state, attempts, next_at, error, created_at FROM hapax_outbox WHERE state = 1 AND next_at <= @now ORDER BY next_at, id LIMIT :limit
+-- Sizes first: bodies are read of as many rows as a page has room for.
+SELECT id, consumer, message_id, parked_id, exchange, routing_key, properties, NULL AS body, state, attempts, next_at, error, created_at, length(body) AS bytes FROM hapax_outbox WHERE state = 1 AND next_at <= @now ORDER BY next_at, id LIMIT :limit
+
+-- name: outbox_bodies
+SELECT id, body FROM hapax_outbox WHERE id IN ({:row_id})
+
+-- name: outbox_copies
+SELECT id, body_bytes FROM hapax_parked WHERE id IN ({:row_id})
 
 -- name: outbox_hold
 UPDATE hapax_outbox SET next_at = @now + :grace
@@ -136,7 +143,7 @@ UPDATE hapax_outbox SET state = 2, attempts = attempts + 1, error = :error WHERE
 UPDATE hapax_outbox SET attempts = attempts + 1, next_at = @now + :delay, error = :error WHERE id = :id
 
 -- name: outbox_stats
-SELECT COUNT(*) AS n, COALESCE(@now - MIN(created_at), 0) AS oldest FROM hapax_outbox WHERE state = :state
+SELECT COUNT(*) AS n, COALESCE(@now - MIN(created_at), 0) AS oldest FROM hapax_outbox WHERE state = :state AND consumer = :consumer
 
 -- name: outbox_requeue
 UPDATE hapax_outbox SET state = 1, next_at = @now, error = NULL WHERE state = 2 AND consumer = :consumer

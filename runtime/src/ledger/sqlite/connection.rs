@@ -192,7 +192,7 @@ async fn query(
     let mut answers = connection.fetch_many(sqlx::query_with(AssertSqlSafe(plan.sql), arguments));
     while let Some(answer) = answers.try_next().await.map_err(|error| db_error(&error))? {
         if let Either::Right(row) = answer {
-            rows.push(|| values::row(&row))?;
+            rows.push(values::size(&row), || values::row(&row))?;
         }
     }
     rows.finish()

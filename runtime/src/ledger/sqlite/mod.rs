@@ -19,6 +19,7 @@ use sqlx::migrate::Migrator;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection as _, Executor, Row, raw_sql};
 use tokio::sync::{Mutex, OnceCell};
+use tokio::task::JoinHandle;
 
 use super::database::{
     Connection, Database, DbError, DbErrorKind, Dialect, Features, KillSwitch, Migration, SessionSettings,
@@ -34,6 +35,16 @@ const STATEMENTS: usize = 512;
 
 /// How many instructions of SQLite's machine run between two looks at the clock: well under a millisecond.
 const INSTRUCTIONS: i32 = 2_000;
+
+/// The longest value and row, in bytes. A body of the outbox is one value, and 128 MiB is the longest message that
+/// RabbitMQ was ever set to by default. SQLite's own limit is 1 GB, which `printf('%.*c', 1000000000, 'x')` would build in
+/// this process.
+const LONGEST_VALUE: i32 = 129 << 20;
+
+/// How long a statement may go on after it was told to stop. SQLite asks between two of its instructions whether it may
+/// run, and one call of a function is one instruction: `instr` takes hours over two long texts, and nothing else can
+/// write to the file meanwhile.
+const UNSTOPPABLE: Duration = Duration::from_secs(60);
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 
@@ -176,6 +187,7 @@ impl Database for Sqlite {
         let mut connection = self.open(self.settings.lock_timeout).await?;
         let watch = Arc::new(Watch::new());
         watch.attach(&mut connection).await?;
+        limit_values(&mut connection).await?;
         Ok(Box::new(SqliteLedgerConnection::new(connection, self.settings, watch)))
     }
 
@@ -199,6 +211,15 @@ impl Database for Sqlite {
             Err(_) => Err(lost("migrating the hapax_* tables took too long")),
         }
     }
+}
+
+/// Sets the longest value, for the guest's statements and the host's own.
+async fn limit_values(connection: &mut SqliteConnection) -> Result<(), DbError> {
+    let mut handle = connection.lock_handle().await.map_err(|error| driver_error(&error))?;
+    let raw = handle.as_raw_handle().as_ptr();
+    // SAFETY: the handle is locked, so the connection is open and no other thread uses it; the call keeps nothing.
+    unsafe { libsqlite3_sys::sqlite3_limit(raw, libsqlite3_sys::SQLITE_LIMIT_LENGTH, LONGEST_VALUE) };
+    Ok(())
 }
 
 /// What SQLite tells this program, and what it asks it, while a statement runs on a thread of its own.
@@ -280,22 +301,54 @@ struct SqliteKill {
 impl KillSwitch for SqliteKill {
     async fn kill(&self) {
         self.watch.killed.store(true, Ordering::Release);
-        let close = async {
-            let taken = self.connection.lock().await.take();
-            if let Some(connection) = taken {
-                // Closing rolls back. What it answers is of no use to anybody.
-                drop(connection.close().await);
-            }
+        let Ok(mut session) = tokio::time::timeout(KILL_LIMIT, self.connection.lock()).await else {
+            tracing::warn!("a connection of the SQLite database is still in use; it ends with its statement");
+            return;
         };
-        if tokio::time::timeout(KILL_LIMIT, close).await.is_err() {
+        let Some(connection) = session.take() else { return };
+        drop(session);
+        // Closing rolls back. What it answers is of no use to anybody.
+        let mut closing = tokio::spawn(async move { drop(connection.close().await) });
+        if tokio::time::timeout(KILL_LIMIT, &mut closing).await.is_err() {
             tracing::warn!("closing a connection of the SQLite database takes too long; it ends with its statement");
+            tokio::spawn(unless_it_ends(closing, UNSTOPPABLE, end_process));
         }
     }
+}
+
+/// Does something about a task that goes on for too long.
+async fn unless_it_ends(task: JoinHandle<()>, limit: Duration, otherwise: impl FnOnce()) {
+    if tokio::time::timeout(limit, task).await.is_err() {
+        otherwise();
+    }
+}
+
+/// Ends this process, as a crash: there is no other way to stop the statement, and until it ends no message can be handled.
+/// The message comes back as a suspect, and is a dead letter, `crashed`, after `max_crashes`.
+fn end_process() {
+    tracing::error!(
+        limit = ?UNSTOPPABLE,
+        "a statement on the SQLite database cannot be stopped and holds the lock of the whole file: this process ends itself. \
+         The message whose handler sent the statement is run again, alone, and becomes a dead letter, `crashed`, after \
+         max_crashes. A function such as instr, replace or LIKE over very long texts does this"
+    );
+    std::process::abort();
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn only_what_does_not_end_is_ended() {
+        let ended = AtomicBool::new(false);
+        let end = || ended.store(true, Ordering::Release);
+        unless_it_ends(tokio::spawn(async {}), Duration::from_secs(60), end).await;
+        assert!(!ended.load(Ordering::Acquire));
+        let stuck = tokio::spawn(std::future::pending());
+        unless_it_ends(stuck, Duration::from_millis(10), end).await;
+        assert!(ended.load(Ordering::Acquire));
+    }
 
     #[test]
     fn places() {

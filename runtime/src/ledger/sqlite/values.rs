@@ -49,6 +49,17 @@ pub(super) fn row(row: &SqliteRow) -> Result<Vec<Value>, DbError> {
     Ok(values)
 }
 
+/// How many bytes a row's texts and blobs have.
+pub(super) fn size(row: &SqliteRow) -> u64 {
+    let bytes = |index| {
+        let raw = row.try_get_raw(index).ok()?;
+        // SQLite would make a text of a number to hand out its bytes.
+        let is_long = matches!(raw.type_info().name(), "TEXT" | "BLOB");
+        if is_long { <&[u8] as Decode<Sqlite>>::decode(raw).ok() } else { None }
+    };
+    (0..row.len()).filter_map(bytes).map(|bytes| bytes.len() as u64).sum()
+}
+
 fn read(row: &SqliteRow, index: usize) -> Option<Value> {
     let raw = row.try_get_raw(index).ok()?;
     if raw.is_null() {

@@ -12,7 +12,7 @@
 //! | `{"sql": "UPDATE …", "params": […], "times": n}` | `execute`, n times (1) |
 //! | `{"query": "SELECT …", "params": […], "into": "TABLE", "expect": [[…]]}` | `query`; `into` writes the rows as one JSON text; other rows than `expect` fail with the code `unexpected` |
 //! | `{"many": "INSERT …", "rows": [[…], …]}` | `execute-many` |
-//! | `{"affects": "UPDATE …", "params": […], "rows": n}` | `execute`; fails with the code `unexpected` unless n rows were affected |
+//! | `{"affects": "UPDATE …", "params": […], "rows": n, "advice": …}` | `execute`; fails with the code `unexpected` unless n rows were affected, with the advice of `fail` |
 //! | `{"publish": {"exchange", "routing_key", "body", "headers": {…}, "properties": {…}, "times": n}}` | outbox; the body is text or JSON; properties by their contract names (`content-type`, `user-id`, …) |
 //! | `{"flood-outbox": n}` | publishes n tiny messages to the default exchange, routing key `flood`, until one is refused, and fails with that refusal |
 //! | `{"fail": {"code", "message", "detail", "advice": "policy" \| "never" \| {"after-ms": n}}}` | returns that failure |
@@ -40,7 +40,7 @@
 //! with one key: `{"int": …}`, `{"float": …}`, `{"text"|"decimal"|"uuid"|"date"|"time"|"timestamp"|"timestamptz"|"json":
 //! "…"}`, `{"blob": "hex"}`, `{"other": ["type", "text"]}`, or a variable: `{"$": "message-id" | "attempt" |
 //! "routing-key" | "count:NAME" | "outbox-id" | "rows-affected" | "last-insert-id" | "error" | "phase" | "death-reason" |
-//! "death-attempts" | "death-code" | "body-bytes" | "config:KEY" | "idempotency-key:PURPOSE" | "text:LENGTH"}`.
+//! "death-attempts" | "death-code" | "body-bytes" | "body-digest" (FNV-1a, 64 bits, in hex) | "config:KEY" | "idempotency-key:PURPOSE" | "text:LENGTH"}`.
 //! Rows that are read come out in the same notation: integers, floats, strings, booleans and null plainly, the rest as
 //! one-key objects.
 //!

@@ -84,7 +84,8 @@ impl Run {
         for _ in 0..times(step) {
             let executed = sql::execute(text(statement)?, &params).map_err(sql_failure)?;
             if step.get("affects").is_some() && Some(executed.rows_affected) != step["rows"].as_u64() {
-                return Err(unexpected(format!("{} rows affected", executed.rows_affected)));
+                let failure = unexpected(format!("{} rows affected", executed.rows_affected));
+                return Err(Failure { advice: advice(&step["advice"]), ..failure });
             }
             self.executed = Some(executed);
         }
@@ -246,6 +247,7 @@ impl Run {
             ("message-id", _) => json!(self.message.id),
             ("routing-key", _) => json!(self.message.routing_key),
             ("body-bytes", _) => json!(self.message.body.len()),
+            ("body-digest", _) => json!(values::digest(&self.message.body)),
             ("attempt", _) => json!(context::attempt()),
             ("phase", _) => json!(self.phase()),
             ("outbox-id", _) => json!(self.outbox_id),
@@ -341,15 +343,19 @@ fn garbage() -> Failure {
 
 fn commanded(value: &Json) -> Failure {
     let text = |name: &str| value[name].as_str().map(str::to_owned);
-    let advice = match &value["advice"] {
+    let message = text("message").unwrap_or_default();
+    Failure { advice: advice(&value["advice"]), code: text("code"), message, detail: text("detail") }
+}
+
+fn advice(value: &Json) -> Advice {
+    match value {
         Json::String(word) if word == "never" => Advice::Never,
         Json::Object(object) => match object.get("after-ms").and_then(Json::as_u64) {
             Some(milliseconds) => Advice::AfterMs(milliseconds),
             None => Advice::ByPolicy,
         },
         _ => Advice::ByPolicy,
-    };
-    Failure { advice, code: text("code"), message: text("message").unwrap_or_default(), detail: text("detail") }
+    }
 }
 
 fn times(step: Step) -> u64 {

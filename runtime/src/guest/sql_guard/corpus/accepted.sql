@@ -79,7 +79,7 @@ MERGE INTO counters USING orders ON counters.id = orders.id WHEN MATCHED THEN UP
 SELECT DISTINCT ON (id) id, qty FROM stock ORDER BY id, qty DESC NULLS LAST
 SELECT * FROM stock FOR UPDATE
 SELECT * FROM stock s JOIN orders o ON o.id = s.id WHERE s.id = ? FOR UPDATE OF s SKIP LOCKED
-SELECT * FROM stock FOR SHARE NOWAIT
+SELECT * FROM stock FOR SHARE
 SELECT * FROM generate_series(1, 3) AS g(i)
 SELECT * FROM unnest($1::bigint[], $2::text[]) WITH ORDINALITY AS u(a, b, n)
 SELECT e.key FROM stock s, LATERAL jsonb_each(s.doc) AS e

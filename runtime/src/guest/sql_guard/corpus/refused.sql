@@ -255,6 +255,9 @@ SELECT IF 1
 SELECT BINARY name = 'a' FROM stock
 
 [postgres]
+## A momentary lock must not become a failure
+SELECT * FROM stock FOR UPDATE NOWAIT
+SELECT * FROM stock FOR SHARE NOWAIT
 SELECT query_to_xml('SELECT * FROM hapax_inbox', true, true, '')
 SELECT pg_advisory_lock(1)
 SELECT pg_try_advisory_xact_lock(1)
@@ -349,6 +352,8 @@ SELECT make_interval(pg_sleep => 1, days => pg_sleep(1))
 SELECT DISTINCT ON ((SELECT 1 FROM hapax_inbox)) 1
 
 [mysql]
+## A momentary lock must not become a failure
+SELECT * FROM stock FOR UPDATE NOWAIT
 SELECT 1--1
 SELECT 1 --x
 SELECT last_insert_id(5)
