@@ -77,6 +77,7 @@ pub(crate) async fn drain(stage: &Stage, variant: &Variant, messages: u64, modul
         database: a_message(after.database - before.database),
         redis: a_message(after.redis - before.redis),
     };
+    settle(&mut process, &mut progress, variant).await?;
     stop(&mut process, variant).await?;
     check(&mut progress, variant, unique).await?;
     Ok(Figures { rate, cpu, memory, start_millis })
@@ -155,6 +156,17 @@ fn spent(stage: &Stage, database: Database, process: &Process) -> Result<Spent> 
         database,
         redis: cpu_micros(stage.redis.pid()?)?,
     })
+}
+
+/// Waits until Hapax holds nothing back any more: duplicates may come after the last effect.
+async fn settle(process: &mut Process, progress: &mut Progress, variant: &Variant) -> Result<()> {
+    let (Program::Hapax { .. }, Progress::Effects(effects)) = (&variant.program, progress) else { return Ok(()) };
+    let began = Instant::now();
+    while effects.rows("hapax_parked").await? > 0 {
+        ensure!(began.elapsed() < STUCK, "messages stay parked\n{}", process.log_tail());
+        tokio::time::sleep(LOOK).await;
+    }
+    Ok(())
 }
 
 /// Hapax stops in good order; the others are killed, as nobody has taught them better.
