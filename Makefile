@@ -11,13 +11,14 @@ export HAPAX_TOOLCHAINS := $(TARGET)/toolchains
 DEMO_FLAGS := $(if $(SERVERS),--servers) $(if $(DATABASE),--database $(DATABASE))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test servers build guests rust-guests fmt lint doc clean
+.PHONY: help demo test servers bench build guests rust-guests fmt lint doc clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "  make demo SERVERS=1 [DATABASE=postgres]        the demo on servers, started for it"
 	@echo "  make servers [DATABASE=mariadb|postgres|both]  which database server to start"
+	@echo "  make bench QUICK=1                             with a tenth of the messages"
 
 demo: ## Watch thousands of orders, many of them duplicates, each take effect once
 	$(if $(filter-out sqlite,$(DATABASE)),$(if $(SERVERS),,$(error DATABASE=$(DATABASE) needs a server: make demo SERVERS=1 DATABASE=$(DATABASE))))
@@ -38,6 +39,12 @@ servers: ## Start private servers, print a config for them, stop them on Ctrl-C
 	@tests/setup.sh rust servers
 	@cargo build --quiet -p hapax-tests --bin servers
 	@exec $(TARGET)/debug/servers
+
+bench: ## Measure Hapax against what people write by hand; QUICK=1 takes some ten minutes
+	@tests/setup.sh rust servers
+	cargo build --release --target wasm32-wasip2 -p stock
+	cargo build --release -p hapax -p hapax-bench
+	$(TARGET)/release/hapax-bench $(if $(QUICK),--quick) --page tests/bench/RESULTS.md
 
 build: ## Build the hapax binary, optimised
 	@tests/setup.sh rust
