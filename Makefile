@@ -22,7 +22,7 @@ help: ## Show this list
 
 demo: ## Watch thousands of orders, many of them duplicates, each take effect once
 	$(if $(filter-out sqlite,$(DATABASE)),$(if $(SERVERS),,$(error DATABASE=$(DATABASE) needs a server: make demo SERVERS=1 DATABASE=$(DATABASE))))
-	@echo "Building hapax, the demo and its handler: some 8 minutes on 2 cores the first time, seconds later."
+	@echo "Building hapax, the demo and its handler: some 10 minutes on 2 cores the first time, seconds later."
 	@tests/setup.sh rust $(if $(SERVERS),servers)
 	@cargo build --release --target wasm32-wasip2 -p reduce-stock
 	@cargo build --release -p hapax -p hapax-demo
