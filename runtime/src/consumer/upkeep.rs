@@ -7,11 +7,12 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::lane::Common;
-use crate::ledger::database::DbError;
+use crate::ledger::database::{Connection, DbError};
 use crate::ledger::parked::{ParkedRow, State};
 use crate::ledger::upkeep::{RescuePolicy, Rescued};
 use crate::outcome::Reason;
 use crate::pipeline::records::dead_letter_copy;
+use crate::pipeline::shared::Shared;
 
 /// How often rows are looked for whose host was lost.
 const RESCUE_EVERY: Duration = Duration::from_secs(1);
@@ -53,15 +54,30 @@ pub(super) async fn live(common: Arc<Common>, lasting: Duration) {
     }
     let mut ticks = tokio::time::interval((lasting / 3).min(RESCUE_EVERY));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut connection = None;
     loop {
         ticks.tick().await;
         if common.taken.is_empty() {
             continue;
         }
-        if let Err(error) = shared.ledger.sign_of_life(&shared.name, shared.incarnation, lasting).await {
+        if let Err(error) = say_alive(shared, &mut connection, lasting).await {
+            connection = None;
             tracing::debug!(consumer = %shared.name, "sign of life: {error}");
         }
     }
+}
+
+/// Opens the connection if need be.
+async fn say_alive(
+    shared: &Shared,
+    connection: &mut Option<Box<dyn Connection>>,
+    lasting: Duration,
+) -> Result<(), DbError> {
+    let connection = match connection {
+        Some(connection) => connection,
+        None => connection.insert(shared.ledger.connect().await?),
+    };
+    shared.ledger.sign_of_life(connection.as_mut(), &shared.name, shared.incarnation, lasting).await
 }
 
 /// Rescues what was lost, and measures. Errors of the database are left to the lanes to notice: here they only mean

@@ -104,9 +104,18 @@ impl Ledger {
     }
 
     /// Says for `lasting` that this host lives and runs rows of that consumer: nobody takes them for lost, however long
-    /// they run and whatever became of their connection.
-    pub async fn sign_of_life(&self, consumer: &str, host: Incarnation, lasting: Duration) -> Result<(), DbError> {
-        self.lease(&sign_of_life(consumer, host), host, lasting).await.map(drop)
+    /// they run and whatever became of their connection. In a transaction of its own on the caller's connection: it must
+    /// not wait for what else the ledger does.
+    pub async fn sign_of_life(
+        &self,
+        connection: &mut dyn Connection,
+        consumer: &str,
+        host: Incarnation,
+        lasting: Duration,
+    ) -> Result<(), DbError> {
+        connection.begin().await?;
+        self.take_lease(connection, &sign_of_life(consumer, host), host, lasting).await?;
+        connection.commit().await
     }
 
     /// This host runs no rows of that consumer any more, and need not be waited for.
@@ -221,19 +230,27 @@ impl Ledger {
 
     /// Takes or renews a lease; true while it is ours.
     pub async fn lease(&self, name: &str, holder: Incarnation, lease: Duration) -> Result<bool, DbError> {
-        own_transaction!(self, |connection| {
-            let take = Args::new().one("name", name).one("holder", holder.0.as_slice()).one("lease", millis(lease));
-            // The row is made only where there is none: an INSERT that finds one locks it for readers on InnoDB, and
-            // two hosts that both do would then wait for each other in the UPDATE.
-            if execute(connection, &self.statements.lease_take, take.clone()).await?.rows_affected == 1 {
-                return Ok(true);
-            }
-            let seed = Args::new().one("name", name);
-            if execute(connection, &self.statements.lease_seed, seed).await?.rows_affected == 0 {
-                return Ok(false);
-            }
-            Ok(execute(connection, &self.statements.lease_take, take).await?.rows_affected == 1)
-        })
+        own_transaction!(self, |connection| self.take_lease(connection, name, holder, lease).await)
+    }
+
+    async fn take_lease(
+        &self,
+        connection: &mut dyn Connection,
+        name: &str,
+        holder: Incarnation,
+        lease: Duration,
+    ) -> Result<bool, DbError> {
+        let take = Args::new().one("name", name).one("holder", holder.0.as_slice()).one("lease", millis(lease));
+        // The row is made only where there is none: an INSERT that finds one locks it for readers on InnoDB, and two
+        // hosts that both do would then wait for each other in the UPDATE.
+        if execute(connection, &self.statements.lease_take, take.clone()).await?.rows_affected == 1 {
+            return Ok(true);
+        }
+        let seed = Args::new().one("name", name);
+        if execute(connection, &self.statements.lease_seed, seed).await?.rows_affected == 0 {
+            return Ok(false);
+        }
+        Ok(execute(connection, &self.statements.lease_take, take).await?.rows_affected == 1)
     }
 
     /// Records ids as completed without a body, so that messages another system has handled are duplicates here.

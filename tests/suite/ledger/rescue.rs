@@ -186,8 +186,9 @@ pub(crate) async fn the_rows_of_a_host_that_lives_are_not_rescued(subject: Subje
     let policy = rescue_after(Duration::from_secs(1), 3);
     assert_eq!(ledger.rescue(CONSUMER, HOST, policy, |_| None).await?, [], "its own host knows better");
 
-    ledger.sign_of_life(CONSUMER, HOST, LONG).await?;
-    ledger.sign_of_life(CONSUMER, HOST, LONG).await?;
+    let mut lane = subject.lane().await?;
+    ledger.sign_of_life(lane.as_mut(), CONSUMER, HOST, LONG).await?;
+    ledger.sign_of_life(lane.as_mut(), CONSUMER, HOST, LONG).await?;
     assert_eq!(ledger.rescue(CONSUMER, RESCUER, policy, |_| None).await?, [], "it is slow, not lost");
     subject.age("hapax_leases", "expires_at", LONG * 2).await?;
     assert!(matches!(&ledger.rescue(CONSUMER, RESCUER, policy, |_| None).await?[..], [Rescued::Retried(_)]));
@@ -197,8 +198,8 @@ pub(crate) async fn the_rows_of_a_host_that_lives_are_not_rescued(subject: Subje
     let (again, _) = subject.take(Which::Suspect).await?;
     assert_ne!(again, token);
     subject.age("hapax_parked", "taken_at", LONG * 2).await?;
-    ledger.sign_of_life("another", HOST, LONG).await?;
-    ledger.sign_of_life(CONSUMER, HOST, LONG).await?;
+    ledger.sign_of_life(lane.as_mut(), "another", HOST, LONG).await?;
+    ledger.sign_of_life(lane.as_mut(), CONSUMER, HOST, LONG).await?;
     ledger.forget_hosts(CONSUMER, NOW).await?;
     assert_eq!(ledger.rescue(CONSUMER, RESCUER, policy, |_| None).await?, [], "only the expired are forgotten");
     ledger.end_sign_of_life(CONSUMER, HOST).await?;
