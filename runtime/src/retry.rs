@@ -48,6 +48,11 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
+    /// True where what comes after a failing message must wait for it.
+    pub fn keeps_order(&self) -> bool {
+        self.mode == RetryMode::Blocking
+    }
+
     /// How long to wait after the `failed_attempts`-th failure (1 after the first), or `None` when that was the last
     /// attempt.
     ///

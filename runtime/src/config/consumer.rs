@@ -16,7 +16,7 @@ use crate::broker::{Binding, Declare, QueueSpec};
 use crate::identity::{BadRule, IdRule, PartitionRule, SLOTS};
 use crate::ledger::database::SessionSettings;
 use crate::message::HeaderValue;
-use crate::retry::{RetryMode, RetryPolicy};
+use crate::retry::RetryPolicy;
 
 /// One consumer, defaults filled in.
 #[derive(Debug, Clone, PartialEq)]
@@ -91,7 +91,7 @@ impl ConsumerConfig {
             bindings: self.bindings.clone(),
             prefetch_messages: self.prefetch.messages,
             prefetch_bytes: self.prefetch.bytes,
-            ordered: self.retry.mode == RetryMode::Blocking,
+            ordered: self.retry.keeps_order(),
         }
     }
 

@@ -18,7 +18,6 @@ use crate::ledger::parked::{ParkedRow, RunToken, Take, Which};
 use crate::pipeline::member::{Link, Member, Origin};
 use crate::pipeline::shared::Shared;
 use crate::pipeline::{Fault, Interrupted, Pipeline, Report};
-use crate::retry::RetryMode;
 
 /// How soon a delivery whose lock somebody else holds is looked at again; see
 /// [`Locking::tries`](crate::pipeline::shared::Locking::tries).
@@ -55,7 +54,7 @@ pub(super) struct Common {
 
 impl Common {
     fn keeps_order(&self) -> bool {
-        self.shared.retry.mode == RetryMode::Blocking
+        self.shared.retry.keeps_order()
     }
 }
 

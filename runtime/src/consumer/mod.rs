@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::broker::{Broker, BrokerError, Delivery, QueueSpec, Subscription};
 use crate::identity::{lane_of, slots_of};
 use crate::ledger::database::DbErrorKind;
+use crate::lock;
 use crate::pipeline::Fault;
 use crate::pipeline::member::{Link, Member};
 use crate::pipeline::shared::Shared;
@@ -357,7 +358,7 @@ async fn heal(common: Arc<Common>, readiness: Component) {
 async fn answers(shared: &Shared, fault: &Fault) -> bool {
     match fault {
         Fault::Database(_) => shared.ledger.probe().await.is_ok(),
-        Fault::Lock(_) => shared.locking.probe().await.is_ok(),
+        Fault::Lock(_) => lock::probe(shared.locking.lock.as_ref(), shared.locking.leases.lease()).await.is_ok(),
     }
 }
 

@@ -86,6 +86,22 @@ pub fn key(consumer: &str, id: &crate::message::MessageId) -> String {
     format!("hapax:{consumer}:{id}")
 }
 
+/// Takes, extends and releases a lock that nobody else wants: more than a sign of life, for a server that is full or
+/// read-only, or whose user lacks a right, answers too.
+///
+/// # Errors
+/// When the lock server does not do that.
+pub async fn probe(lock: &dyn Lock, lease: Duration) -> Result<(), LockError> {
+    let answers = lock.acquire(&[format!("hapax:probe:{}", uuid::Uuid::new_v4())], lease).await?;
+    let held = answers.into_iter().filter_map(|answer| match answer {
+        Acquired::Yes(held) => Some(held),
+        Acquired::No { .. } => None,
+    });
+    let held: Vec<Held> = held.collect();
+    lock.extend(&held, lease).await?;
+    lock.release(&held).await
+}
+
 /// Opens the lock that `url` names: `redis://`, `rediss://` (TLS), `redis+unix://` (a socket), or `local:` (this
 /// process's memory). Nothing is connected yet, so this works before the server is there.
 ///

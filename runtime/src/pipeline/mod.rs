@@ -26,7 +26,6 @@ use crate::ledger::database::{Connection, DbError};
 use crate::ledger::dead::Redriven;
 use crate::ledger::parked::ParkedId;
 use crate::outcome::{Disposition, Outcome, Reason, decide};
-use crate::retry::RetryMode;
 
 use claims::Claims;
 use member::{Link, Member, Origin, Plan};
@@ -163,7 +162,7 @@ impl Pipeline {
             let member = &members[index];
             if owned.lost(member) {
                 // Somebody else is at it, and what comes after it must wait for them where the order counts.
-                run.stopped |= shared.retry.mode == RetryMode::Blocking;
+                run.stopped |= shared.retry.keeps_order();
                 continue;
             }
             let outcome = match known(&shared, self.connection()?, member, &claims).await? {
@@ -335,7 +334,7 @@ impl Run {
     fn note(&mut self, disposition: &Disposition, shared: &Shared) {
         use Disposition as D;
         let waits = matches!(disposition, D::Retry { .. } | D::Compensate(..) | D::Defer(_) | D::GiveBack);
-        self.stopped |= waits && shared.retry.mode == RetryMode::Blocking;
+        self.stopped |= waits && shared.retry.keeps_order();
     }
 }
 

@@ -15,7 +15,7 @@ use crate::lock::lease::{Guard, Leases};
 use crate::lock::{Acquired, Lock, LockError, key};
 use crate::outcome::{Disposition, Outcome, Reason, Situation};
 use crate::relay::Relay;
-use crate::retry::{RetryMode, RetryPolicy};
+use crate::retry::RetryPolicy;
 use crate::telemetry::metrics::{Compensation, ConsumerMetrics};
 
 /// How a consumer locks.
@@ -29,23 +29,6 @@ pub struct Locking {
     /// How often a lock held by somebody else is asked for again, each time the lane comes around, before its message
     /// is deferred.
     pub tries: u32,
-}
-
-impl Locking {
-    /// Locks and unlocks a key that nobody else asks for: more than a sign of life, for a server that is full or
-    /// read-only answers too.
-    ///
-    /// # Errors
-    /// When the lock server does not do that.
-    pub async fn probe(&self) -> Result<(), LockError> {
-        let probe = format!("hapax:probe:{}", uuid::Uuid::new_v4());
-        for answer in self.lock.acquire(&[probe], self.leases.lease()).await? {
-            if let Acquired::Yes(lock) = answer {
-                self.lock.release(&[lock]).await?;
-            }
-        }
-        Ok(())
-    }
 }
 
 /// What the lanes of a consumer share.
@@ -119,7 +102,7 @@ impl Shared {
         }
         let guard = (!held.is_empty()).then(|| self.locking.leases.hold(held));
         // Who must keep the order neither waits aside nor is deferred: the claim waits for the holder's transaction.
-        if self.retry.mode == RetryMode::Blocking {
+        if self.retry.keeps_order() {
             refused.clear();
         }
         let mut ready = Vec::with_capacity(members.len());

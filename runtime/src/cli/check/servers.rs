@@ -8,8 +8,8 @@ use super::{Report, rights};
 use crate::broker::{Broker, BrokerError, Declare, Lack, Need, QueueSpec};
 use crate::config::{Config, ConsumerConfig, DatabaseConfig, LockConfig};
 use crate::ledger::database::Database;
+use crate::lock;
 use crate::lock::redis::RedisSettings;
-use crate::lock::{self, Acquired, Held, Lock, LockError};
 
 /// Asks every server that the config names.
 pub(super) async fn check(config: &Config, report: &mut Report) {
@@ -119,26 +119,17 @@ async fn lock(config: &Config, report: &mut Report) {
         Ok(server) => report.fact("server", &clean_lines(&server)),
         Err(error) => return report.problem(&clean_lines(&error.to_string()), Some(LOCK_REMEDY)),
     }
-    if let Err(error) = try_lock(lock.as_ref()).await {
+    // An error says which right is missing, and how to grant it.
+    if let Err(error) = lock::probe(lock.as_ref(), PROBE_LEASE).await {
         report.problem(&clean_lines(&error.to_string()), None);
     }
 }
 
+/// How long the lock that is tried may outlive this program.
+const PROBE_LEASE: Duration = Duration::from_secs(1);
+
 const LOCK_REMEDY: &str = "start the server, or correct `url` and `password` under [lock]; `on_unavailable` says what \
                            consumers do without";
-
-/// Takes and releases a lock that nobody else wants. An error says which right is missing, and how to grant it.
-async fn try_lock(lock: &dyn Lock) -> Result<(), LockError> {
-    let lease = Duration::from_secs(1);
-    let answers = lock.acquire(&[format!("hapax:check:{}", uuid::Uuid::new_v4())], lease).await?;
-    let held = answers.into_iter().filter_map(|answer| match answer {
-        Acquired::Yes(held) => Some(held),
-        Acquired::No { .. } => None,
-    });
-    let held: Vec<Held> = held.collect();
-    lock.extend(&held, lease).await?;
-    lock.release(&held).await
-}
 
 async fn database(place: &Place<'_>, report: &mut Report) {
     report.heading(&format!("database {}", place.database));
