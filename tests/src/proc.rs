@@ -333,17 +333,32 @@ impl Process {
     /// # Errors
     /// When it does not say so within `limit`, or ends first; the error holds the end of its log.
     pub async fn wait_for_log(&mut self, limit: Duration, needle: &str) -> Result<()> {
+        self.wait_for_any(limit, &[needle]).await
+    }
+
+    /// Waits until it is subscribed to a queue: until then a message may go to any other host. A link that is open says
+    /// that it is for consuming, too, which is not enough.
+    ///
+    /// # Errors
+    /// As [`Process::wait_for_log`].
+    pub async fn wait_consuming(&mut self, limit: Duration) -> Result<()> {
+        self.wait_for_any(limit, &["hapax::consumer: consuming", r#""message":"consuming""#]).await
+    }
+
+    async fn wait_for_any(&mut self, limit: Duration, needles: &[&str]) -> Result<()> {
         let start = Instant::now();
+        let wanted = || needles.iter().map(|needle| format!("{needle:?}")).collect::<Vec<_>>().join(" or ");
         loop {
             let ended = self.try_wait()?; // before reading, so that its last words count
-            if self.log().contains(needle) {
+            let log = self.log();
+            if needles.iter().any(|needle| log.contains(needle)) {
                 return Ok(());
             }
             if let Some(status) = ended {
-                bail!("{} ended ({}) without saying {needle:?}\n{}", self.name, describe(status), self.log_tail());
+                bail!("{} ended ({}) without saying {}\n{}", self.name, describe(status), wanted(), self.log_tail());
             }
             if start.elapsed() > limit {
-                bail!("{} did not say {needle:?} within {limit:?}\n{}", self.name, self.log_tail());
+                bail!("{} did not say {} within {limit:?}\n{}", self.name, wanted(), self.log_tail());
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

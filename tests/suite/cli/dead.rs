@@ -32,7 +32,7 @@ async fn workspace() -> anyhow::Result<Workspace> {
     workspace.write("messages.jsonl", &lines.join("\n"))?;
     // The host makes the queue; what is published while it does may arrive in part.
     let mut host = workspace.host()?;
-    host.wait_for_log(Duration::from_secs(90), "consuming").await?;
+    host.wait_consuming(Duration::from_secs(90)).await?;
     workspace.hapax("publish --queue work --lines messages.jsonl")?.expect_success()?;
     host.terminate(Duration::from_secs(30)).await?;
     workspace.host_until_dead(4).await?;

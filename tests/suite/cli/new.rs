@@ -90,7 +90,7 @@ impl Project {
         let launch =
             Launch::hapax(["run"]).current_dir(&self.folder).env("XDG_CACHE_HOME", env!("CARGO_TARGET_TMPDIR"));
         let mut host = launch.env("HAPAX_LOG", "info").start()?;
-        host.wait_for_log(Duration::from_secs(90), "consuming").await?;
+        host.wait_consuming(Duration::from_secs(90)).await?;
         Ok(host)
     }
 

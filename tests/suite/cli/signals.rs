@@ -20,7 +20,7 @@ fn workspace() -> Result<Workspace> {
 
 async fn consuming(workspace: &Workspace) -> Result<Process> {
     let mut host = workspace.host()?;
-    host.wait_for_log(PATIENCE, "consuming").await?;
+    host.wait_consuming(PATIENCE).await?;
     Ok(host)
 }
 

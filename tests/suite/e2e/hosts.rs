@@ -206,7 +206,7 @@ mod scenarios {
         let mut host = world.start(Consumer::default())?;
         host.wait_for_log(PATIENCE, &format!("waiting for queue {QUEUE:?}")).await?;
         world.vhost().declare_queue(QUEUE, json!({})).await?;
-        host.wait_for_log(PATIENCE, "consuming").await?;
+        host.wait_consuming(PATIENCE).await?;
         world.publish([effect("m", &[])]).await?;
         world.wait_number("SELECT COUNT(*) FROM effects WHERE name = 'm'", 1).await?;
         Ok(())
@@ -229,7 +229,7 @@ mod scenarios {
         let mut host = world.start(Consumer::default().with(format!("module = {module:?}")))?;
         host.wait_for_log(PATIENCE, &format!("waiting for module {module}")).await?;
         std::fs::rename(world.path("module.wasm"), world.path("later.wasm"))?;
-        host.wait_for_log(PATIENCE, "consuming").await?;
+        host.wait_consuming(PATIENCE).await?;
         world.publish([effect("m", &[])]).await?;
         world.wait_number("SELECT COUNT(*) FROM effects WHERE name = 'm'", 1).await?;
         Ok(())

@@ -186,7 +186,7 @@ mod scenarios {
             Launch::hapax(["run".into(), "-c".into(), config.into_os_string(), "--log".into(), "json".into()])
                 .name("host")
                 .start()?;
-        host.wait_for_log(PATIENCE, "consuming").await?;
+        host.wait_consuming(PATIENCE).await?;
         // Line breaks, quotes and control characters of a handler's own stay inside their string.
         let failure =
             json!({ "fail": { "code": "no", "message": "two\nlines \"quoted\" \u{1b}[31m", "advice": "never" } });

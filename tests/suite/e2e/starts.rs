@@ -40,7 +40,7 @@ mod scenarios {
         assert!(host.log().contains("connection refused"), "it says what is in the way");
         assert!(!host.log().contains("guest:guest"), "an address is shown without its password");
         rabbit.restart().await?;
-        host.wait_for_log(RETURN, "consuming").await?;
+        host.wait_consuming(RETURN).await?;
         works(&world).await
     }
 
@@ -50,7 +50,7 @@ mod scenarios {
         let mut host = world.start(Consumer::default())?;
         host.wait_for_log(PATIENCE, "waiting for the database at").await?;
         server.restart().await?;
-        host.wait_for_log(RETURN, "consuming").await?;
+        host.wait_consuming(RETURN).await?;
         works(&world).await
     }
 

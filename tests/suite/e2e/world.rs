@@ -247,7 +247,7 @@ impl World {
     /// Starts a host on a config, and waits until it consumes.
     pub(crate) async fn host(&self, consumer: Consumer) -> Result<Process> {
         let mut host = self.start(consumer)?;
-        host.wait_for_log(PATIENCE, "consuming").await?;
+        host.wait_consuming(PATIENCE).await?;
         Ok(host)
     }
 
@@ -261,7 +261,7 @@ impl World {
     pub(crate) async fn another_host(&self, name: &str) -> Result<Process> {
         let config = self.path("hapax.toml").into_os_string();
         let mut host = Launch::hapax(["run".into(), "-c".into(), config]).name(name).start()?;
-        host.wait_for_log(PATIENCE, "consuming").await?;
+        host.wait_consuming(PATIENCE).await?;
         Ok(host)
     }
 
@@ -442,7 +442,7 @@ impl World {
     pub(crate) async fn host_within(&self, patience: Duration, consumer: Consumer) -> Result<Process> {
         let config = self.configure(consumer)?;
         let mut host = Launch::hapax(["run".into(), "-c".into(), config.into_os_string()]).name("host").start()?;
-        host.wait_for_log(patience, "consuming").await?;
+        host.wait_consuming(patience).await?;
         Ok(host)
     }
 
