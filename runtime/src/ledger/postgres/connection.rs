@@ -26,7 +26,33 @@ pub(super) struct PostgresConnection {
     session: Session,
     gate: Gate,
     limits: Limits,
+    replan: Replan,
     kill: Arc<PostgresKill>,
+}
+
+/// When the server is to plan its prepared statements anew.
+///
+/// Postgres keeps the plan that it made when a table was nearly empty, and reads the whole table, until ANALYZE comes
+/// by: a minute later, or never where autovacuum is off. So plans are dropped after 16, 32, 64, … transactions: at most
+/// as often as a table has doubled, and nothing in the long run.
+#[derive(Debug)]
+struct Replan {
+    begun: u64,
+    next: u64,
+}
+
+impl Replan {
+    const FIRST: u64 = 16;
+
+    /// Counts a transaction; true if it should begin with new plans.
+    fn is_due(&mut self) -> bool {
+        self.begun += 1;
+        let due = self.begun == self.next;
+        if due {
+            self.next *= 2;
+        }
+        due
+    }
 }
 
 /// The limits of a statement. A setting made inside a transaction is undone with it: then it is made again.
@@ -64,6 +90,7 @@ impl PostgresConnection {
                 statement: settings.statement_timeout,
                 set_in_transaction: false,
             },
+            replan: Replan { begun: 0, next: Replan::FIRST },
             kill,
         }
     }
@@ -91,7 +118,9 @@ impl Connection for PostgresConnection {
     async fn begin(&mut self) -> Result<(), DbError> {
         self.gate.begin()?;
         self.limits.set_in_transaction = false;
-        let result = self.simple("BEGIN ISOLATION LEVEL READ COMMITTED".to_owned()).await;
+        let begin = "BEGIN ISOLATION LEVEL READ COMMITTED";
+        let sql = if self.replan.is_due() { format!("DISCARD PLANS; {begin}") } else { begin.to_owned() };
+        let result = self.simple(sql).await;
         self.gate.begun(result)
     }
 

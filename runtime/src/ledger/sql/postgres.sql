@@ -19,8 +19,13 @@ FROM unnest(:message_id::bytea[], :status::bigint[], :parked_id::bytea[], :body_
 ON CONFLICT DO NOTHING
 
 -- name: inbox_existing
-SELECT message_id, status, body_digest, parked_id FROM hapax_inbox
-WHERE consumer = :consumer AND message_id = ANY(:message_id::bytea[])
+-- Key by key (OFFSET 0 keeps the planner from joining): while the table has no statistics, it would rather read all
+-- that a consumer has.
+SELECT i.message_id, i.status, i.body_digest, i.parked_id
+FROM unnest(:message_id::bytea[]) AS r (message_id) CROSS JOIN LATERAL (
+  SELECT message_id, status, body_digest, parked_id FROM hapax_inbox
+  WHERE consumer = :consumer AND message_id = r.message_id OFFSET 0
+) AS i
 
 -- name: unclaim
 DELETE FROM hapax_inbox WHERE consumer = :consumer AND message_id = ANY(:message_id::bytea[])
