@@ -112,9 +112,10 @@ impl Window {
         last.map(|tag| Ack { tag, multiple: untold > 1 })
     }
 
-    /// True if something settled waits behind an open delivery.
-    pub(super) fn has_gap(&self) -> bool {
-        self.entries.iter().any(|entry| entry.state == State::Settled)
+    /// How much that is settled the broker does not know. After [`take_prefix`](Self::take_prefix): how much waits behind
+    /// an open delivery.
+    pub(super) fn held_back(&self) -> usize {
+        self.entries.iter().filter(|entry| entry.state == State::Settled).count()
     }
 
     /// Single acknowledgements for what is settled behind an open delivery. Call after [`take_prefix`](Self::take_prefix).
@@ -186,7 +187,7 @@ mod tests {
         window.settle(3);
         window.settle(4);
         assert_eq!(window.take_prefix(), None);
-        assert!(window.has_gap());
+        assert_eq!(window.held_back(), 2);
         assert_eq!(window.take_past_gap(), [Ack { tag: 3, multiple: false }, Ack { tag: 4, multiple: false }]);
         window.settle(1);
         window.settle(2);
