@@ -2,11 +2,12 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::time::Duration;
 
 use hapax::ledger::database::{Connection, DbError, Dialect};
 use hapax::ledger::statements::{Args, Statement, Statements};
 use hapax::ledger::value::{ResultSet, RowLimits, Value};
-use hapax_tests::TestResult;
+use hapax_tests::{TestResult, wait_until};
 
 use crate::subject::*;
 
@@ -243,5 +244,49 @@ pub(crate) async fn every_statement_of_the_path_finds_its_rows_by_an_index(subje
         writeln!(std::io::stderr(), "Plans of {dialect:?}\n{report}")?;
     }
     assert!(full.is_empty(), "these read a whole table:\n{}\n\n{report}", full.join("\n"));
+    Ok(())
+}
+
+/// Rows of the inbox that the server has read; it counts those of a connection when that ends.
+async fn rows_read(subject: &Subject) -> TestResult<i64> {
+    let sql = "SELECT (seq_tup_read + idx_tup_fetch)::bigint FROM pg_stat_user_tables WHERE relname = 'hapax_inbox'";
+    Ok(subject.count(sql).await?)
+}
+
+pub(crate) async fn plans_made_for_an_empty_table_do_not_outlive_it(subject: Subject) -> TestResult {
+    const ROWS: usize = 50_000;
+    const TRANSACTIONS: usize = 100;
+    // As it is for the first minute of every new table.
+    subject.sql("ALTER TABLE hapax_inbox SET (autovacuum_enabled = off)").await?;
+    let mut lane = subject.lane().await?;
+    let own = (0..2 * BATCH).map(|n| format!("own-{n}")).collect::<Vec<_>>();
+    let (known, taken_back) = own.split_at(BATCH);
+    subject.claim(&claims(known)).await?;
+    let ids: Vec<_> = taken_back.iter().map(|name| id(name)).collect();
+    let ids: Vec<_> = ids.iter().collect();
+    for transaction in 0..TRANSACTIONS {
+        if transaction == 12 {
+            // The plans are made. Now others fill the table.
+            let key = key_sql(Dialect::Postgres);
+            let numbers = numbers(Dialect::Postgres, ROWS);
+            let columns = "consumer, message_id, status, updated_at";
+            subject
+                .sql(&format!("INSERT INTO hapax_inbox ({columns}) SELECT '{CONSUMER}', {key}, 1, n FROM {numbers}"))
+                .await?;
+        }
+        lane.begin().await?;
+        subject.ledger.claim(lane.as_mut(), CONSUMER, &claims(&own)).await?;
+        subject.ledger.unclaim(lane.as_mut(), CONSUMER, &ids).await?;
+        lane.commit().await?;
+    }
+    drop(lane);
+    // Each transaction looks for 64 rows and deletes 64. Until the plans are dropped, at the sixteenth, it reads all.
+    let mut read = 0;
+    wait_until(Duration::from_secs(60), "the server to count what was read", async || {
+        read = rows_read(&subject).await.unwrap_or_default();
+        read >= (TRANSACTIONS * 2 * BATCH) as i64
+    })
+    .await?;
+    assert!(read < 10 * ROWS as i64, "{read} rows were read for {TRANSACTIONS} batches");
     Ok(())
 }
