@@ -30,6 +30,7 @@ use crate::lock::lease::Leases;
 use crate::lock::redis::RedisSettings;
 use crate::lock::{self, Lock};
 use crate::pipeline::member::Rules;
+use crate::pipeline::recent::Recent;
 use crate::pipeline::records::DeadLetterTarget;
 use crate::pipeline::shared::{Locking, Shared};
 use crate::relay::Relay;
@@ -223,6 +224,7 @@ async fn prepare(
     let shared = Arc::new(Shared {
         name: config.name.clone(),
         relay: parts.relay(&url, &ledger).await,
+        recent: Recent::default(),
         locking: Locking {
             lock: parts.lock.clone(),
             leases: leases.clone(),

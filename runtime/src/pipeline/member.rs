@@ -113,6 +113,8 @@ pub struct Member {
     pub lone_faults: u32,
     /// The lock was tried this often.
     pub lock_tries: u32,
+    /// It has failed after others in a transaction, and took them with it: it gets a savepoint of its own.
+    pub failed_among_others: bool,
     /// Must not share a transaction with anything else.
     pub alone: bool,
 }
@@ -181,6 +183,7 @@ impl Member {
             faults: 0,
             lone_faults: 0,
             lock_tries: 0,
+            failed_among_others: false,
             alone: false,
         }
     }

@@ -11,6 +11,8 @@
 mod claims;
 mod gather;
 pub mod member;
+mod pass;
+pub mod recent;
 pub mod records;
 mod recover;
 pub mod shared;
@@ -29,8 +31,9 @@ use crate::outcome::{Disposition, Outcome, Reason, decide};
 
 use claims::Claims;
 use member::{Link, Member, Origin, Plan};
+use pass::{Pass, Settled, Undo};
 use records::Records;
-use recover::{Batch, Trouble, Undo};
+use recover::{Batch, Trouble};
 use shared::Shared;
 
 /// What the consumer has to do once SQL has committed.
@@ -76,18 +79,27 @@ pub enum Fault {
     Lock(#[from] crate::lock::LockError),
 }
 
-/// What became of one member inside the transaction.
-struct Settled {
-    outcome: Outcome,
-    disposition: Disposition,
-}
-
 /// A committed transaction.
 struct Done {
-    settled: Vec<(usize, Settled)>,
+    settled: Vec<Settled>,
     records: Records,
     /// Blocking retry: what came after a failed member must wait.
     stopped: bool,
+}
+
+/// An attempt that was made.
+struct Attempted {
+    outcome: Outcome,
+    outbox: Vec<Outgoing>,
+    /// Its work was undone by the savepoint before it.
+    undone: bool,
+}
+
+impl From<Outcome> for Attempted {
+    /// Nothing was done to find it out.
+    fn from(outcome: Outcome) -> Self {
+        Self { outcome, outbox: Vec::new(), undone: false }
+    }
 }
 
 /// One lane's pipeline: its database connection and its guest instance.
@@ -95,13 +107,9 @@ pub struct Pipeline {
     shared: Arc<Shared>,
     guest: LaneGuest,
     connection: Option<Box<dyn Connection>>,
-    /// Share of recent attempts that failed, 0 to 1: above [`SAVEPOINTS_ABOVE`] batches start with savepoints.
+    /// Share of recent attempts that failed, 0 to 1: the larger, the closer together savepoints are.
     failing: f64,
 }
-
-/// Above this share of failing members a savepoint for each costs less than running batches twice. An estimate from
-/// the price of a savepoint (about a third of a message) and of a second run (a whole batch).
-const SAVEPOINTS_ABOVE: f64 = 0.005;
 
 impl Pipeline {
     /// A pipeline that connects when it is first used.
@@ -114,14 +122,16 @@ impl Pipeline {
     /// transactions on the way.
     pub async fn run(&mut self, members: Vec<Member>, probing: bool) -> Result<Report, Box<Interrupted>> {
         let mut report = Report::default();
+        let members = self.shed_duplicates(members, &mut report);
         let (members, _locks) = match self.shared.lock(members, &mut report.returned).await {
             Ok(locked) => locked,
             Err((members, error)) => {
                 return Err(Box::new(Interrupted { members, report, fault: Fault::Lock(error) }));
             }
         };
-        let undo = if self.failing > SAVEPOINTS_ABOVE { Undo::Savepoint } else { Undo::Rollback };
-        let mut work: VecDeque<Batch> = gather::split_lone(members).map(|members| Batch::new(members, undo)).collect();
+        let spacing = pass::spacing(self.failing);
+        let mut work: VecDeque<Batch> =
+            gather::split_lone(members).map(|members| Batch::new(members, spacing)).collect();
         while let Some(mut batch) = work.pop_front() {
             batch.members.retain(|member| !member.is_stale());
             if batch.members.is_empty() {
@@ -144,6 +154,24 @@ impl Pipeline {
         Ok(report)
     }
 
+    /// Settles duplicates of what this process has seen committed a moment ago; returns the others.
+    fn shed_duplicates(&self, members: Vec<Member>, report: &mut Report) -> Vec<Member> {
+        let (shared, module) = (&self.shared, self.guest.pinned());
+        let mut rest = Vec::with_capacity(members.len());
+        for member in members {
+            match &member.origin {
+                Origin::Delivery { link, tag } if shared.has_just_completed(&member) => {
+                    let outcome = Outcome::Duplicate;
+                    let disposition = decide(&outcome, &shared.situation(&member, false, false), &shared.retry);
+                    shared.tell(&member, &outcome, &disposition, module);
+                    report.acknowledge.push((link.clone(), *tag));
+                }
+                _ => rest.push(member),
+            }
+        }
+        rest
+    }
+
     /// The path: one transaction, from BEGIN to COMMIT.
     async fn transact(&mut self, batch: &Batch, probing: bool) -> Result<Done, Trouble> {
         let shared = self.shared.clone();
@@ -155,36 +183,41 @@ impl Pipeline {
         let owned = claims::own_rows(&shared.ledger, self.connection()?, members).await?;
         let mut claims = claims::claim(&shared.ledger, self.connection()?, &scene, members, &owned).await?;
 
-        let mut records = Records::default();
-        let mut settled = Vec::with_capacity(members.len());
-        let mut run = Run { started: Instant::now(), executed: 0, last: 0, stopped: false };
-        for index in gather::in_order(members) {
+        let order = gather::in_order(members);
+        let mut pass = Pass::new(members.len(), batch.spacing);
+        while let Some(&index) = order.get(pass.at) {
             let member = &members[index];
             if owned.lost(member) {
                 // Somebody else is at it, and what comes after it must wait for them where the order counts.
-                run.stopped |= shared.retry.keeps_order();
+                pass.stopped |= shared.retry.keeps_order();
+                pass.skip();
                 continue;
             }
-            let outcome = match known(&shared, self.connection()?, member, &claims).await? {
-                Some(outcome) => outcome,
-                None if run.must_stop(&shared, probing) => Outcome::NotReached,
-                None => {
-                    let (outcome, outbox) = self.attempt(batch, index, &mut run).await?;
-                    records.publish(member, outbox, &scene);
-                    outcome
-                }
+            let attempted = match known(&shared, self.connection()?, member, &claims).await? {
+                Some(outcome) => Attempted::from(outcome),
+                None if pass.must_stop(shared.batch_max_time, probing) => Attempted::from(Outcome::NotReached),
+                None => match self.attempt(batch, index, &mut pass).await? {
+                    Some(attempted) => attempted,
+                    // It failed after others, which run again without it.
+                    None => continue,
+                },
             };
-            let disposition =
-                decide(&outcome, &shared.situation(member, module.has_compensation, probing), &shared.retry);
-            run.note(&disposition, &shared);
+            let Attempted { outcome, outbox, undone } = attempted;
+            let situation = shared.situation(member, module.has_compensation, probing);
+            let disposition = decide(&outcome, &situation, &shared.retry);
             claims.follow(member, &disposition);
-            records.note(member, &outcome, &disposition, claims.is_leader(member), &scene);
-            settled.push((index, Settled { outcome, disposition }));
+            pass.settle(Settled { index, outcome, disposition, outbox }, undone, &shared.retry);
         }
 
+        let mut records = Records::default();
+        for Settled { index, outcome, disposition, outbox } in &mut pass.settled {
+            let member = &members[*index];
+            records.publish(member, std::mem::take(outbox), &scene);
+            records.note(member, outcome, disposition, claims.is_leader(member), &scene);
+        }
         records.write(&shared.ledger, self.connection()?, &scene).await?;
-        self.commit(&run).await?;
-        Ok(Done { settled, records, stopped: run.stopped })
+        self.commit(&pass).await?;
+        Ok(Done { settled: pass.settled, records, stopped: pass.stopped })
     }
 
     /// Begins on the lane's connection, opening one if need be.
@@ -217,24 +250,19 @@ impl Pipeline {
         self.connection = None;
     }
 
-    /// Calls the guest for one member. Its connection is back in the lane afterwards, unless it went down.
-    async fn attempt(
-        &mut self,
-        batch: &Batch,
-        index: usize,
-        run: &mut Run,
-    ) -> Result<(Outcome, Vec<Outgoing>), Trouble> {
+    /// Calls the guest for one member. Its connection is back in the lane afterwards, unless it went down. None: it
+    /// failed, and the pass has gone back to the last savepoint.
+    async fn attempt(&mut self, batch: &Batch, index: usize, pass: &mut Pass) -> Result<Option<Attempted>, Trouble> {
         let member = &batch.members[index];
         let Some(call) = self.shared.call(member) else {
             let error = "there is no message id to run it under".to_owned();
-            return Ok((Outcome::Unidentified(Reason::NoId, error), Vec::new()));
+            return Ok(Some(Outcome::Unidentified(Reason::NoId, error).into()));
         };
-        let first = run.executed == 0;
-        run.executed += 1;
-        run.last = index;
-        if batch.undo == Undo::Savepoint {
+        if pass.wants_savepoint(index, member.failed_among_others) {
             self.connection()?.savepoint().await?;
+            pass.savepoint_set();
         }
+        let first = pass.begins(index);
         let Some(connection) = self.connection.take() else { return Err(self.lost_connection()) };
         let Finished { verdict, outbox, connection, touched_sql, elapsed, .. } =
             self.guest.call(call, connection).await;
@@ -250,14 +278,22 @@ impl Pipeline {
         if self.connection.is_none() {
             return Err(Trouble::Lost { index, outcome, first });
         }
-        if matches!(outcome, Outcome::Failed(_)) && touched_sql {
-            if batch.undo == Undo::Rollback {
-                return Err(Trouble::Undo { index, outcome, first });
-            }
-            self.connection()?.rollback_to_savepoint().await?;
-            self.guest.discard();
+        let undone = matches!(outcome, Outcome::Failed(_)) && touched_sql;
+        if !undone {
+            return Ok(Some(Attempted { outcome, outbox, undone }));
         }
-        Ok((outcome, outbox))
+        let undo = pass.failed(first);
+        if let Undo::All { first } = undo {
+            return Err(Trouble::Undo { index, outcome, first });
+        }
+        self.connection()?.rollback_to_savepoint().await?;
+        // What the instance remembers never happened.
+        self.guest.discard();
+        if undo == Undo::Group {
+            pass.go_back(index);
+            return Ok(None);
+        }
+        Ok(Some(Attempted { outcome, outbox, undone }))
     }
 
     fn lost_connection(&self) -> Trouble {
@@ -266,16 +302,16 @@ impl Pipeline {
 
     /// COMMIT. An error that is a handler's fault is a deferred constraint, checked at last: whose, only a transaction
     /// with one attempt can tell.
-    async fn commit(&mut self, run: &Run) -> Result<(), Trouble> {
+    async fn commit(&mut self, pass: &Pass) -> Result<(), Trouble> {
         let started = Instant::now();
         match self.connection()?.commit().await {
             Ok(()) => {
-                self.shared.metrics.committed(run.executed, started.elapsed());
+                self.shared.metrics.committed(pass.executed, started.elapsed());
                 Ok(())
             }
-            Err(error) if error.is_handlers_fault() && run.executed == 1 => {
+            Err(error) if error.is_handlers_fault() && pass.executed == 1 => {
                 let outcome = Outcome::Failed(failure_of(&error));
-                Err(Trouble::Undo { index: run.last, outcome, first: true })
+                Err(Trouble::Undo { index: pass.last, outcome, first: true })
             }
             Err(error) if error.is_handlers_fault() => Err(Trouble::HostContended(error)),
             Err(error) => Err(error.into()),
@@ -285,13 +321,17 @@ impl Pipeline {
     /// After COMMIT: what the consumer acknowledges, what goes back to the lane, what the relay publishes. True if
     /// later batches must wait.
     fn absorb(&mut self, batch: Batch, done: Done, report: &mut Report) -> bool {
-        let mut settled: HashMap<usize, Settled> = done.settled.into_iter().collect();
+        let mut settled: HashMap<usize, Settled> =
+            done.settled.into_iter().map(|settled| (settled.index, settled)).collect();
         let module = Arc::clone(self.guest.pinned());
         report.delays.extend(done.records.delays);
         for (index, member) in batch.members.into_iter().enumerate() {
-            let Some(Settled { outcome, disposition }) = settled.remove(&index) else { continue };
+            let Some(Settled { outcome, disposition, .. }) = settled.remove(&index) else { continue };
             self.shared.tell(&member, &outcome, &disposition, &module);
             self.count(&outcome, &disposition, &mut report.verdicts);
+            if let (Outcome::Completed, Some(id)) = (&outcome, &member.carried.id) {
+                self.shared.recent.completed(id.clone(), member.carried.digest);
+            }
             match (&member.origin, &disposition) {
                 (Origin::Delivery { .. }, Disposition::GiveBack) => report.returned.push(member),
                 (Origin::Delivery { link, tag }, _) => report.acknowledge.push((link.clone(), *tag)),
@@ -317,27 +357,6 @@ impl Pipeline {
     }
 }
 
-/// The state of a transaction's run over its members.
-struct Run {
-    started: Instant,
-    executed: usize,
-    last: usize,
-    stopped: bool,
-}
-
-impl Run {
-    fn must_stop(&self, shared: &Shared, probing: bool) -> bool {
-        let late = self.executed > 0 && self.started.elapsed() > shared.batch_max_time;
-        late || self.stopped || (probing && self.executed > 0)
-    }
-
-    fn note(&mut self, disposition: &Disposition, shared: &Shared) {
-        use Disposition as D;
-        let waits = matches!(disposition, D::Retry { .. } | D::Compensate(..) | D::Defer(_) | D::GiveBack);
-        self.stopped |= waits && shared.retry.keeps_order();
-    }
-}
-
 /// Blocking retry: what comes after a message that must be waited for goes back to where it came from. What was taken
 /// from SQL is given back there, or its lane would wait for rows that it holds itself.
 fn hold_back(work: &mut VecDeque<Batch>, returned: &mut Vec<Member>) {
@@ -352,7 +371,7 @@ fn hold_back(work: &mut VecDeque<Batch>, returned: &mut Vec<Member>) {
         }
     }
     if !taken.is_empty() {
-        work.push_back(Batch::new(taken, Undo::Rollback));
+        work.push_back(Batch::new(taken, usize::MAX));
     }
 }
 

@@ -19,6 +19,9 @@ const MAX_HOST_CONTENTIONS_IN_ALL: u32 = 2 * MAX_HOST_CONTENTIONS + 1;
 /// Infrastructure failures of whole batches, the server answering probes, before their members go on one by one.
 const MAX_SHARED_FAULTS: u32 = 2;
 
+/// By how much savepoints move together after a failure that undid a whole transaction.
+const CLOSER: usize = 8;
+
 /// Why a transaction did not commit.
 pub(super) enum Trouble {
     /// A member failed after it had touched SQL, and there is no savepoint: roll back, and run the others without it.
@@ -42,26 +45,18 @@ impl From<DbError> for Trouble {
     }
 }
 
-/// How a failing member is undone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Undo {
-    /// With the whole batch: costs nothing until something fails.
-    Rollback,
-    /// By a savepoint before each member.
-    Savepoint,
-}
-
 /// Members that share one transaction.
 pub(super) struct Batch {
     pub(super) members: Vec<Member>,
-    pub(super) undo: Undo,
+    /// Attempts between savepoints; see [`spacing`](super::pass::spacing).
+    pub(super) spacing: usize,
     /// Host-level contention met so far by a batch of one.
     contentions: u32,
 }
 
 impl Batch {
-    pub(super) fn new(members: Vec<Member>, undo: Undo) -> Self {
-        Self { members, undo, contentions: 0 }
+    pub(super) fn new(members: Vec<Member>, spacing: usize) -> Self {
+        Self { members, spacing, contentions: 0 }
     }
 }
 
@@ -77,13 +72,13 @@ impl Pipeline {
         self.guest.discard();
         self.roll_back().await;
         match trouble {
-            // Nothing ran before it in that transaction, so its verdict stands; else it must be run again.
-            Trouble::Undo { index, outcome, first: true } => {
-                batch.members[index].judged = Some(outcome);
-                work.push_front(batch);
-            }
-            Trouble::Undo { .. } => {
-                batch.undo = Undo::Savepoint;
+            // Nothing ran before it in that transaction, so its verdict stands; else it must be run again. One that
+            // fails is seldom alone.
+            Trouble::Undo { index, outcome, first } => {
+                let member = &mut batch.members[index];
+                member.judged = first.then_some(outcome);
+                member.failed_among_others = !first;
+                batch.spacing = (batch.spacing.min(batch.members.len()) / CLOSER).max(1);
                 work.push_front(batch);
             }
             // The statement may have been slow, or the whole server: then it is nobody's attempt.
@@ -174,7 +169,7 @@ fn push_around(work: &mut VecDeque<Batch>, batch: Batch, index: usize) {
 
 /// The members around `index` before everything else, and that one alone after everything else.
 fn push_last(work: &mut VecDeque<Batch>, mut batch: Batch, index: usize) {
-    let alone = Batch::new(vec![batch.members.remove(index)], batch.undo);
+    let alone = Batch::new(vec![batch.members.remove(index)], batch.spacing);
     if !batch.members.is_empty() {
         work.push_front(batch);
     }
@@ -208,7 +203,7 @@ fn push_parts<const N: usize>(work: &mut VecDeque<Batch>, batch: Batch, parts: [
     for part in parts.into_iter().rev() {
         let part: Vec<Member> = part.iter().filter_map(|&place| members[place].take()).collect();
         if !part.is_empty() {
-            work.push_front(Batch::new(part, batch.undo));
+            work.push_front(Batch::new(part, batch.spacing));
         }
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::member::{Member, Origin, Plan, Rules};
+use super::recent::Recent;
 use super::records::{DeadLetterTarget, Scene};
 use crate::guest::grants::ConsumerContext;
 use crate::guest::module::Module;
@@ -37,6 +38,8 @@ pub struct Shared {
     pub name: String,
     /// Where its messages are remembered.
     pub ledger: Arc<Ledger>,
+    /// What it has seen completed lately.
+    pub recent: Recent,
     /// How message ids are locked.
     pub locking: Locking,
     /// Its module, newest version.
@@ -118,6 +121,13 @@ impl Shared {
             ready.push(member);
         }
         Ok((ready, guard))
+    }
+
+    /// True for a delivery whose message this process has seen committed under the same id and with the same body.
+    pub(super) fn has_just_completed(&self, member: &Member) -> bool {
+        let is_claim = matches!(member.plan, Plan::Run | Plan::ParkFirst);
+        let id = member.carried.id.as_ref().filter(|_| is_claim);
+        id.is_some_and(|id| self.recent.knows(id, member.carried.digest))
     }
 
     /// Rows that the inbox points to are locked in SQL, and what is parked first runs later. A lock that has stood in a
