@@ -1,11 +1,14 @@
 #!/bin/sh
 # Builds the Python handler to a component: build.sh OUT.wasm. With --toolchain it only installs what that needs.
+# build.sh OUT.wasm SOURCES WORLD builds the app.py of another folder, for that world of the contract.
 # Needs Python 3.10 or newer with venv. Its toolchain is taken from $HAPAX_TOOLCHAINS/python (by default in
 # target/toolchains of this repository), and installed there, as requirements.txt pins it, if it is missing or other.
 set -eu
 
-out=${1:?usage: build.sh OUT.wasm, or build.sh --toolchain}
+out=${1:?usage: build.sh OUT.wasm [SOURCES [WORLD]], or build.sh --toolchain}
 here=$(cd "$(dirname "$0")" && pwd)
+sources=${2:-$here}
+world=${3:-compensating-handler}
 root=$(cd "$here/../../.." && pwd)
 toolchain=${HAPAX_TOOLCHAINS:-$root/target/toolchains}/python
 
@@ -32,7 +35,7 @@ mkdir -p "$(dirname "$out")"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mkdir "$work/app"
-cp "$here/app.py" "$work/app/"
-env -u VIRTUAL_ENV "$toolchain/bin/componentize-py" --quiet --wit-path "$root/wit" --world compensating-handler \
+cp "$sources/app.py" "$work/app/"
+env -u VIRTUAL_ENV "$toolchain/bin/componentize-py" --quiet --wit-path "$root/wit" --world "$world" \
     componentize --python-path "$work/app" --output "$work/handler.wasm" app >&2
 mv "$work/handler.wasm" "$out"

@@ -1,11 +1,15 @@
 #!/bin/sh
 # Builds the TypeScript handler to a component: build.sh OUT.wasm. With --toolchain it only installs what that needs.
+# build.sh OUT.wasm SOURCES WORLD builds the src/handler.ts of another folder with its tsconfig.json, for that world of
+# the contract.
 # Needs Node 18 or newer. Its toolchain is taken from $HAPAX_TOOLCHAINS/typescript/node_modules (by default in
 # target/toolchains of this repository), and installed there, as package-lock.json pins it, if it is missing or other.
 set -eu
 
-out=${1:?usage: build.sh OUT.wasm, or build.sh --toolchain}
+out=${1:?usage: build.sh OUT.wasm [SOURCES [WORLD]], or build.sh --toolchain}
 here=$(cd "$(dirname "$0")" && pwd)
+sources=${2:-$here}
+world=${3:-compensating-handler}
 root=$(cd "$here/../../.." && pwd)
 toolchain=${HAPAX_TOOLCHAINS:-$root/target/toolchains}/typescript
 bin=$toolchain/node_modules/.bin
@@ -31,8 +35,8 @@ mkdir -p "$(dirname "$out")"
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-"$bin/tsc" --project "$here/tsconfig.json" --outDir "$work"
+"$bin/tsc" --project "$sources/tsconfig.json" --outDir "$work"
 # --sync: the contract's functions are synchronous, and hosts need no support for async components.
 "$bin/componentize-qjs" --sync --minify \
-    --wit "$root/wit" --world compensating-handler --js "$work/handler.js" --output "$work/handler.wasm" >&2
+    --wit "$root/wit" --world "$world" --js "$work/handler.js" --output "$work/handler.wasm" >&2
 mv "$work/handler.wasm" "$out"
