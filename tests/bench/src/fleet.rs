@@ -39,8 +39,8 @@ impl Fleet {
                 return Self::hapax(&variant.name, place, &config, hapax.hosts);
             }
             Program::Script { language, workers, processes } => {
-                let (program, args) = programs.script_command(*language, place, *workers, *processes)?;
-                vec![Launch::program(program, args).name(&variant.name).start()?]
+                let launch = programs.script(*language, script_args(place, *workers, *processes))?;
+                vec![launch.name(&variant.name).start()?]
             }
             worker => {
                 let exe = std::env::current_exe().context("finding this program's own path")?;
@@ -111,7 +111,7 @@ impl Fleet {
     pub(crate) async fn stop(&mut self) -> Result<()> {
         for process in &mut self.processes {
             if !self.orderly {
-                process.kill9().await?;
+                process.kill9_tree().await?;
                 continue;
             }
             let status = process.terminate(STOP_LIMIT).await?;
@@ -151,4 +151,16 @@ fn worker_args(program: &Program, place: &Place) -> Vec<OsString> {
     args.extend(["--redis".into(), place.locks.url().into(), "--database".into(), (&place.database).into()]);
     args.extend(["--workers".into(), workers.to_string().into(), kind.into()]);
     args
+}
+
+fn script_args(place: &Place, workers: u16, processes: u16) -> Vec<OsString> {
+    let (workers, processes) = (workers.to_string(), processes.to_string());
+    let args = [
+        ("--amqp", place.vhost.url()),
+        ("--redis", place.locks.url()),
+        ("--database", place.database.as_str()),
+        ("--workers", &workers),
+        ("--processes", &processes),
+    ];
+    args.into_iter().flat_map(|(name, value)| [name.into(), value.into()]).collect()
 }

@@ -4,8 +4,8 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
+use hapax_tests::proc::Launch;
 
-use crate::stage::Place;
 use crate::variant::{Handler, Language, Program, Variant};
 
 /// The bench's own folder in the sources.
@@ -45,70 +45,33 @@ impl Programs {
     pub(crate) fn missing(&self, variant: &Variant) -> Option<String> {
         let found = match &variant.program {
             Program::Hapax(hapax) => self.module(hapax.handler).map(drop),
-            Program::Script { language, .. } => self.script(*language).map(drop),
+            Program::Script { language, .. } => self.script(*language, Vec::new()).map(drop),
             Program::Bare { .. } | Program::Classic { .. } | Program::LookUp { .. } => Ok(()),
         };
         found.err().map(|error| error.to_string())
     }
 
-    /// The command that runs the classic recipe in that language on a place.
+    /// The classic recipe in that language, about to be started with these arguments.
     ///
     /// # Errors
     /// When something is missing.
-    pub(crate) fn script_command(
-        &self,
-        language: Language,
-        place: &Place,
-        workers: u16,
-        processes: u16,
-    ) -> Result<(PathBuf, Vec<OsString>)> {
-        let Script { interpreter, file } = self.script(language)?;
-        let mut args: Vec<OsString> = vec![file.into()];
-        args.extend(["--amqp".into(), place.vhost.url().into(), "--redis".into(), place.locks.url().into()]);
-        args.extend(["--database".into(), (&place.database).into()]);
-        args.extend(["--workers".into(), workers.to_string().into()]);
-        args.extend(["--processes".into(), processes.to_string().into()]);
-        Ok((interpreter, args))
-    }
-
-    fn script(&self, language: Language) -> Result<Script> {
-        match language {
-            Language::Python => Ok(Script {
-                interpreter: there(self.toolchains.join("classic-python/bin/python"))?,
-                file: there(Path::new(SOURCES).join("classic/python/classic.py"))?,
-            }),
-            Language::Node => {
-                let folder = self.toolchains.join("classic-node");
-                there(folder.join("node_modules"))?;
-                let source = there(Path::new(SOURCES).join("classic/node/classic.mjs"))?;
-                // ES modules look for packages in folders above their own file, and nowhere else.
-                copy_modules(&source, &folder)?;
-                Ok(Script { interpreter: "node".into(), file: folder.join("classic.mjs") })
+    pub(crate) fn script(&self, language: Language, args: Vec<OsString>) -> Result<Launch> {
+        let script = |file: &str| there(Path::new(SOURCES).join("classic").join(file));
+        let with_args = |script: PathBuf| std::iter::once(script.into_os_string()).chain(args);
+        Ok(match language {
+            Language::Python => {
+                let python = there(self.toolchains.join("classic-python/bin/python"))?;
+                Launch::program(python, with_args(script("python/classic.py")?))
             }
-        }
+            Language::Node => {
+                let packages = there(self.toolchains.join("classic-node/node_modules"))?;
+                Launch::program("node", with_args(script("node/classic.mjs")?)).env("NODE_PATH", packages)
+            }
+        })
     }
-}
-
-struct Script {
-    interpreter: PathBuf,
-    file: PathBuf,
 }
 
 fn there(path: PathBuf) -> Result<PathBuf> {
     ensure!(path.exists(), "there is no {}: run `make bench`", path.display());
     Ok(path)
-}
-
-/// Copies a module and those beside it into `folder`.
-fn copy_modules(source: &Path, folder: &Path) -> Result<()> {
-    let beside = source.parent().context("a script in no folder")?;
-    for entry in std::fs::read_dir(beside).with_context(|| format!("reading {}", beside.display()))? {
-        let path = entry?.path();
-        let Some(name) = path.file_name().filter(|_| path.extension().is_some_and(|extension| extension == "mjs"))
-        else {
-            continue;
-        };
-        std::fs::copy(&path, folder.join(name)).with_context(|| format!("copying {}", path.display()))?;
-    }
-    Ok(())
 }
