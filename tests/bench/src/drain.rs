@@ -17,6 +17,8 @@ use crate::workload::orders;
 /// What one drain took.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Figures {
+    /// Messages of the drain.
+    pub(crate) messages: u64,
     /// Messages a second, from the first effect seen to the last.
     pub(crate) rate: f64,
     /// The time between, in seconds.
@@ -53,6 +55,7 @@ pub(crate) async fn drain(stage: &Stage, variant: &Variant, messages: u64, progr
     let memory = fleet.peak_memory()?;
     let deadlocks = finish(&mut fleet, &mut progress, variant, unique, unique).await?;
     Ok(Figures {
+        messages,
         rate: span.rate(share),
         seconds: span.took.as_secs_f64(),
         cpu: span.cpu(share),

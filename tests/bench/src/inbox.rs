@@ -165,7 +165,8 @@ async fn fill(place: &Place, programs: &Programs, ids: Ids, rows: u64) -> Result
     execute(&mut connection, "ALTER TABLE hapax_inbox DROP CONSTRAINT hapax_inbox_pkey".to_owned()).await?;
     while first < rows {
         let last = (first + PAGE).min(rows) - 1;
-        execute(&mut connection, insert(ids, first, last, rows)).await?;
+        let inserted = execute(&mut connection, insert(ids, first, last, rows)).await?;
+        ensure!(inserted == last + 1 - first, "the inbox took {inserted} rows of {}", last + 1 - first);
         first = last + 1;
     }
     execute(&mut connection, "ALTER TABLE hapax_inbox ADD PRIMARY KEY (consumer, message_id)".to_owned()).await?;
@@ -195,9 +196,10 @@ fn insert(ids: Ids, first: u64, last: u64, rows: u64) -> String {
     )
 }
 
-async fn execute(connection: &mut PgConnection, statement: String) -> Result<()> {
+/// Returns how many rows it changed.
+async fn execute(connection: &mut PgConnection, statement: String) -> Result<u64> {
     let done = sqlx::query(AssertSqlSafe(statement.clone())).execute(connection).await;
-    done.map(drop).with_context(|| statement)
+    done.map(|done| done.rows_affected()).with_context(|| statement)
 }
 
 async fn migrate(place: &Place, programs: &Programs) -> Result<()> {

@@ -40,7 +40,7 @@ use workload::{MESSAGES, MESSAGES_QUICK};
 /// Measure Hapax against what people write by hand
 #[derive(Debug, Parser)]
 struct Cli {
-    /// Fewer messages: some minutes instead of most of an hour
+    /// Fewer messages, numbers of workers and seconds: some ten minutes instead of some hours
     #[arg(long)]
     quick: bool,
     /// How often every variant runs
@@ -120,7 +120,6 @@ async fn work(args: WorkerArgs) -> Result<()> {
 
 async fn measure(cli: Cli) -> Result<()> {
     let messages = cli.messages.unwrap_or(if cli.quick { MESSAGES_QUICK } else { MESSAGES });
-    let slow_messages = if cli.quick { messages / 2 } else { messages };
     let programs = Programs::find()?;
     let Wanted { variants, extras, left_out } = wanted(&cli, &programs);
     ensure!(!variants.is_empty() || !extras.is_empty(), "nothing is called that\n{}", left_out.join("\n"));
@@ -139,8 +138,7 @@ async fn measure(cli: Cli) -> Result<()> {
             if !rounds.is_worth_another(variant) {
                 continue;
             }
-            let messages = if variant.is_slow() { slow_messages } else { messages };
-            let figures = one(&run, variant, messages).await?;
+            let figures = one(&run, variant).await?;
             eprintln!("round {round}/{}: {:8.0} msg/s  {}", cli.rounds, figures.rate, variant.name);
             rounds.add(variant, figures);
         }
@@ -152,7 +150,7 @@ async fn measure(cli: Cli) -> Result<()> {
         }
     }
     let sections = sections.iter().filter_map(|found| Section::median_of(found)).collect();
-    let report = Report::new(about, (messages, slow_messages), &variants, &rounds, sections);
+    let report = Report::new(about, messages, &variants, &rounds, sections);
     println!("{}", report.table());
     write(&cli.json, &serde_json::to_string_pretty(&report)?)?;
     if let Some(page) = &cli.page {
@@ -185,7 +183,8 @@ fn wanted(cli: &Cli, programs: &Programs) -> Wanted {
 }
 
 /// Measures a variant once.
-async fn one(run: &Run<'_>, variant: &Variant, messages: u64) -> Result<Figures> {
+async fn one(run: &Run<'_>, variant: &Variant) -> Result<Figures> {
+    let messages = variant.messages(run.messages, run.quick);
     let figures = match variant.scene {
         Scene::Drain => drain::drain(run.stage, variant, messages, run.programs).await,
         Scene::Repeats(remembered) => repeats::drain(run.stage, variant, remembered, messages, run.programs).await,

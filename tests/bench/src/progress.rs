@@ -23,7 +23,7 @@ pub(crate) enum Progress {
     /// In what the handlers have done.
     Effects(Box<Effects>),
     /// In that, and in the messages that they have sent.
-    Told(Box<Effects>, Told),
+    Told(Box<Effects>, Box<Told>),
     /// In a file, for a program that does nothing else.
     Counter(PathBuf),
 }
@@ -36,7 +36,7 @@ impl Progress {
     pub(crate) async fn of(variant: &Variant, place: &Place) -> Result<Self> {
         Ok(match variant.database {
             Database::None => Self::Counter(counter_file(place)),
-            _ if variant.shape.told => Self::Told(Box::new(place.effects().await?), Told::of(place).await?),
+            _ if variant.shape.told => Self::Told(Box::new(place.effects().await?), Box::new(Told::of(place).await?)),
             _ => Self::Effects(Box::new(place.effects().await?)),
         })
     }

@@ -59,7 +59,7 @@ pub(crate) async fn drain(
         Remembered::ByAnother | Remembered::InTable => span.first.duration_since(started).as_secs_f64() * 1e3,
     };
     let seconds = span.took.as_secs_f64();
-    Ok(Figures { rate: span.rate(share), seconds, cpu: span.cpu(share), memory, start_millis, deadlocks })
+    Ok(Figures { messages, rate: span.rate(share), seconds, cpu: span.cpu(share), memory, start_millis, deadlocks })
 }
 
 /// Who has handled the messages.

@@ -21,9 +21,8 @@ pub(crate) use section::{Row, Section};
 pub(crate) struct Report {
     /// The command, the machine, the commit, the servers and their durability, a line each.
     pub(crate) about: Vec<String>,
-    /// Messages of a drain, and of one of the slow programs.
+    /// Messages of a drain.
     pub(crate) messages: u64,
-    pub(crate) slow_messages: u64,
     /// How often each variant ran; of a group, those that might be the best.
     pub(crate) rounds: usize,
     /// By variant, in the order of the table.
@@ -42,6 +41,8 @@ pub(crate) struct Line {
     pub(crate) name: String,
     /// Of a group of variants, the best of which stands here: which one it was.
     pub(crate) best: Option<String>,
+    /// Messages of a drain, where some variants get fewer.
+    pub(crate) messages: u64,
     /// Messages a second: the median, and what lies farthest from it.
     pub(crate) rate: f64,
     pub(crate) slowest: f64,
@@ -65,7 +66,7 @@ impl Report {
     /// Works out the lines and the targets.
     pub(crate) fn new(
         about: Vec<String>,
-        (messages, slow_messages): (u64, u64),
+        messages: u64,
         variants: &[Variant],
         rounds: &Rounds,
         sections: Vec<Section>,
@@ -79,7 +80,7 @@ impl Report {
         }
         let targets = targets::all(rounds, &sections);
         let void = void(&lines);
-        Self { about, messages, slow_messages, rounds: rounds.count(), lines, sections, targets, void }
+        Self { about, messages, rounds: rounds.count(), lines, sections, targets, void }
     }
 }
 
@@ -90,6 +91,7 @@ fn line(name: &str, rounds: &Rounds) -> Option<Line> {
     let of = |figure: fn(&Figures) -> f64| median(own.iter().map(figure).collect());
     Some(Line {
         name: name.to_owned(),
+        messages: own.first().map_or(0, |figures| figures.messages),
         best: (best != name).then(|| best.to_owned()),
         slowest: rates.iter().copied().fold(f64::INFINITY, f64::min),
         fastest: rates.iter().copied().fold(0.0, f64::max),

@@ -75,7 +75,7 @@ impl Rounds {
 #[cfg(test)]
 fn figures(rate: f64) -> Figures {
     let cpu = crate::progress::Cpu { client: 1e6 / rate, ..Default::default() };
-    Figures { rate, seconds: 1.0, cpu, memory: 1 << 20, start_millis: 100.0, deadlocks: Some(1) }
+    Figures { messages: 10, rate, seconds: 1.0, cpu, memory: 1 << 20, start_millis: 100.0, deadlocks: Some(1) }
 }
 
 #[cfg(test)]
