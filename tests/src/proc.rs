@@ -228,7 +228,10 @@ impl Process {
     }
 
     /// SIGKILL to this process and all its descendants; returns when all are gone.
-    pub(crate) async fn kill9_tree(&mut self) -> Result<()> {
+    ///
+    /// # Errors
+    /// As [`Process::kill9`], or when a descendant cannot be killed.
+    pub async fn kill9_tree(&mut self) -> Result<()> {
         let family = tree::descendants(self.pid());
         self.kill9().await?;
         for &pid in &family {

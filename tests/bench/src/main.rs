@@ -3,36 +3,55 @@
 //! Nothing here measures an inner loop: Hapax is the released binary, fed through AMQP, and after every drain it is
 //! checked that each order took effect exactly once.
 
+mod about;
+mod consumers;
 mod drain;
+mod extra;
+mod fleet;
+mod guest;
+mod inbox;
+mod latency;
+mod programs;
+mod progress;
+mod repeats;
 mod report;
 mod stage;
+mod stats;
+mod told;
 mod usage;
 mod variant;
 mod worker;
 mod workload;
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 
-use report::{Report, Rounds};
+use drain::Figures;
+use extra::{Extra, Run};
+use programs::Programs;
+use report::{Report, Rounds, Section};
 use stage::Stage;
+use variant::{Scene, Variant};
+use worker::classic::Lock;
 use workload::{MESSAGES, MESSAGES_QUICK};
 
 /// Measure Hapax against what people write by hand
 #[derive(Debug, Parser)]
 struct Cli {
-    /// Fewer messages: some minutes instead of most of an hour
+    /// Fewer messages, numbers of workers and seconds: some ten minutes instead of some hours
     #[arg(long)]
     quick: bool,
     /// How often every variant runs
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=100))]
     rounds: u16,
-    /// Only variants whose names contain this; may be given several times
+    /// Only variants and sections whose names contain this; may be given several times
     #[arg(long, value_name = "TEXT")]
     only: Vec<String>,
+    /// Rows of the section "a large inbox", instead of the usual number: to try it out
+    #[arg(long, value_name = "N", hide = true, default_value_t = inbox::ROWS)]
+    inbox_rows: u64,
     /// Messages of a drain, instead of the usual number
     #[arg(long, value_name = "N")]
     messages: Option<u64>,
@@ -73,6 +92,7 @@ enum Kind {
     BareBatch,
     BareEach,
     Classic,
+    LookUp,
 }
 
 #[tokio::main]
@@ -86,48 +106,90 @@ async fn main() -> Result<()> {
 
 async fn work(args: WorkerArgs) -> Result<()> {
     let WorkerArgs { amqp, redis, database, workers, counter, kind } = args;
-    if kind == Kind::Classic {
-        return worker::classic::run(&amqp, &redis, &database, workers).await;
+    let bare = async |each| {
+        let counter = worker::Counter::to(counter.context("a bare consumer needs --counter")?);
+        worker::bare::run(&amqp, each, counter).await
+    };
+    match kind {
+        Kind::BareBatch => bare(false).await,
+        Kind::BareEach => bare(true).await,
+        Kind::Classic => worker::classic::run(&amqp, &redis, &database, workers, Lock::Redis).await,
+        Kind::LookUp => worker::classic::run(&amqp, &redis, &database, workers, Lock::None).await,
     }
-    let counter = worker::Counter::to(counter.context("a bare consumer needs --counter")?);
-    worker::bare::run(&amqp, kind == Kind::BareEach, counter).await
 }
 
 async fn measure(cli: Cli) -> Result<()> {
     let messages = cli.messages.unwrap_or(if cli.quick { MESSAGES_QUICK } else { MESSAGES });
-    let is_wanted = |name: &str| cli.only.is_empty() || cli.only.iter().any(|part| name.contains(part.as_str()));
-    let variants: Vec<_> = variant::all().into_iter().filter(|variant| is_wanted(&variant.name)).collect();
-    ensure!(!variants.is_empty(), "no variant is called that");
-    let module = module()?;
+    let programs = Programs::find()?;
+    let Wanted { variants, extras, left_out } = wanted(&cli, &programs);
+    ensure!(!variants.is_empty() || !extras.is_empty(), "nothing is called that\n{}", left_out.join("\n"));
+    programs.module(variant::Handler::Rust)?;
     eprintln!("Starting RabbitMQ, Redis, Postgres and MariaDB.");
     let stage = Stage::start(&std::env::temp_dir()).await?;
-    let about = about(&stage).await?;
+    let about = [about::about(&stage).await?, left_out].concat();
     for line in &about {
         eprintln!("  {line}");
     }
-    let mut rounds = Rounds::new();
+    let run = Run { stage: &stage, programs: &programs, messages, inbox_rows: cli.inbox_rows, quick: cli.quick };
+    let mut rounds = Rounds::default();
+    let mut sections: Vec<Vec<Section>> = vec![Vec::new(); extras.len()];
     for round in 1..=cli.rounds {
-        for (number, variant) in variants.iter().enumerate() {
-            let figures = drain::drain(&stage, variant, messages, &module).await;
-            let figures = figures.with_context(|| format!("measuring {:?}", variant.name))?;
-            eprintln!(
-                "round {round}/{}, {:2}/{}: {:8.0} msg/s  {}",
-                cli.rounds,
-                number + 1,
-                variants.len(),
-                figures.rate,
-                variant.name
-            );
-            rounds.entry(variant.name.clone()).or_default().push(figures);
+        for variant in &variants {
+            if !rounds.is_worth_another(variant) {
+                continue;
+            }
+            let figures = one(&run, variant).await?;
+            eprintln!("round {round}/{}: {:8.0} msg/s  {}", cli.rounds, figures.rate, variant.name);
+            rounds.add(variant, figures);
+        }
+        for (extra, found) in extras.iter().zip(&mut sections) {
+            if extra.is_in_round(round, cli.quick) {
+                eprintln!("round {round}/{}: {}", cli.rounds, extra.title());
+                found.push(extra.measure(&run).await?);
+            }
         }
     }
-    let report = Report::new(about, messages, &variants, &rounds);
+    let sections = sections.iter().filter_map(|found| Section::median_of(found)).collect();
+    let report = Report::new(about, messages, &variants, &rounds, sections);
     println!("{}", report.table());
     write(&cli.json, &serde_json::to_string_pretty(&report)?)?;
     if let Some(page) = &cli.page {
         write(page, &report.page())?;
     }
     Ok(())
+}
+
+/// What a run measures, and why it does not measure the rest.
+struct Wanted {
+    variants: Vec<Variant>,
+    extras: Vec<Extra>,
+    left_out: Vec<String>,
+}
+
+fn wanted(cli: &Cli, programs: &Programs) -> Wanted {
+    let is_named = |name: &str| cli.only.iter().any(|part| name.contains(part.as_str()));
+    let is_wanted = |name: &str| cli.only.is_empty() || is_named(name);
+    let mut variants = Vec::new();
+    let mut left_out = Vec::new();
+    for variant in variant::all(cli.quick).into_iter().filter(|variant| is_wanted(&variant.name)) {
+        match programs.missing(&variant) {
+            None => variants.push(variant),
+            Some(why) => left_out.push(format!("left out: {}: {why}", variant.name)),
+        }
+    }
+    let is_wanted =
+        |extra: &Extra| is_wanted(extra.title()) && (is_named(extra.title()) || !cli.quick || !extra.is_long());
+    Wanted { variants, extras: Extra::ALL.into_iter().filter(is_wanted).collect(), left_out }
+}
+
+/// Measures a variant once.
+async fn one(run: &Run<'_>, variant: &Variant) -> Result<Figures> {
+    let messages = variant.messages(run.messages, run.quick);
+    let figures = match variant.scene {
+        Scene::Drain => drain::drain(run.stage, variant, messages, run.programs).await,
+        Scene::Repeats(remembered) => repeats::drain(run.stage, variant, remembered, messages, run.programs).await,
+    };
+    figures.with_context(|| format!("measuring {:?}", variant.name))
 }
 
 fn write(file: &Path, text: &str) -> Result<()> {
@@ -137,42 +199,4 @@ fn write(file: &Path, text: &str) -> Result<()> {
     std::fs::write(file, text).with_context(|| format!("writing {}", file.display()))?;
     eprintln!("written: {}", file.display());
     Ok(())
-}
-
-/// The handler that was built beside this program.
-fn module() -> Result<PathBuf> {
-    let exe = std::env::current_exe().context("finding this program's own path")?;
-    // This program lies in target/PROFILE.
-    let target = exe.ancestors().nth(2).unwrap_or(Path::new("target"));
-    let module = target.join("wasm32-wasip2/release/stock.wasm");
-    ensure!(module.is_file(), "there is no {}: run `make bench`", module.display());
-    Ok(module)
-}
-
-/// What a figure depends on besides the code.
-async fn about(stage: &Stage) -> Result<Vec<String>> {
-    let said = |program: &str, args: &[&str]| {
-        let output = Command::new(program).args(args).output().ok().filter(|output| output.status.success());
-        output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
-    };
-    let unknown = || "unknown".to_owned();
-    let changed = said("git", &["status", "--porcelain"]).is_some_and(|changes| !changes.is_empty());
-    let commit = said("git", &["rev-parse", "--short", "HEAD"]).unwrap_or_else(unknown);
-    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let cpu = cpu
-        .lines()
-        .find_map(|line| line.strip_prefix("model name"))
-        .map(|name| name.trim_start_matches([' ', '\t', ':']));
-    let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
-    let command: Vec<String> = std::env::args().skip(1).collect();
-    let mut about = vec![
-        format!("hapax-bench {}", command.join(" ")),
-        format!("commit {commit}{}", if changed { ", with changes" } else { "" }),
-        format!("{cores} cores ({}), shared by everything", cpu.unwrap_or("unknown")),
-        said("uname", &["-sr"]).unwrap_or_else(unknown),
-        said("rustc", &["--version"]).unwrap_or_else(unknown),
-        stage.versions().join(", "),
-    ];
-    about.extend(stage.durability().await?);
-    Ok(about)
 }

@@ -1,7 +1,7 @@
 //! The servers of a run, started for it; and for each drain, a queue and a database of its own.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use futures::future::join_all;
@@ -10,8 +10,9 @@ use hapax::ledger::value::{RowLimits, Value};
 use hapax_tests::servers::{MariaDb, Postgres, Rabbit, Redis, RedisDatabase};
 use hapax_tests::vhost::Vhost;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
-use lapin::{BasicProperties, Connection, ConnectionProperties};
+use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, PublisherConfirm};
 use serde::Serialize;
+use tempfile::TempDir;
 
 use crate::usage;
 use crate::worker::QUEUE;
@@ -30,6 +31,10 @@ pub(crate) enum Database {
 /// Publications on their way to the broker at a time.
 const WINDOW: usize = 1000;
 
+/// Where a handler publishes to, and the queue that its messages go to.
+pub(crate) const TOLD_EXCHANGE: &str = "told";
+pub(crate) const TOLD_QUEUE: &str = "told";
+
 /// The servers.
 pub(crate) struct Stage {
     pub(crate) rabbit: Rabbit,
@@ -45,7 +50,7 @@ pub(crate) struct Place {
     pub(crate) locks: RedisDatabase,
     /// The database's URL; empty without one.
     pub(crate) database: String,
-    pub(crate) folder: tempfile::TempDir,
+    pub(crate) folder: TempDir,
 }
 
 impl Stage {
@@ -108,9 +113,6 @@ impl Stage {
     /// # Errors
     /// When a server refuses.
     pub(crate) async fn place(&self, database: Database, quorum: bool) -> Result<Place> {
-        let vhost = self.rabbit.vhost("bench").await?;
-        let arguments = if quorum { serde_json::json!({ "x-queue-type": "quorum" }) } else { serde_json::json!({}) };
-        vhost.declare_queue(QUEUE, arguments).await?;
         let folder = tempfile::Builder::new().prefix("hapax-bench-").tempdir_in(&self.folder)?;
         let url = match database {
             Database::Postgres => self.postgres.fresh_database("bench").await?.url().to_owned(),
@@ -118,6 +120,23 @@ impl Stage {
             Database::Sqlite => format!("sqlite://{}", folder.path().join("bench.db").display()),
             Database::None => String::new(),
         };
+        self.place_at(database, url, folder, quorum).await
+    }
+
+    /// The same on another Postgres.
+    ///
+    /// # Errors
+    /// When a server refuses.
+    pub(crate) async fn place_on(&self, postgres: &Postgres) -> Result<Place> {
+        let folder = tempfile::Builder::new().prefix("hapax-bench-").tempdir_in(&self.folder)?;
+        let url = postgres.fresh_database("bench").await?.url().to_owned();
+        self.place_at(Database::Postgres, url, folder, false).await
+    }
+
+    async fn place_at(&self, database: Database, url: String, folder: TempDir, quorum: bool) -> Result<Place> {
+        let vhost = self.rabbit.vhost("bench").await?;
+        let arguments = if quorum { serde_json::json!({ "x-queue-type": "quorum" }) } else { serde_json::json!({}) };
+        vhost.declare_queue(QUEUE, arguments).await?;
         let place = Place { vhost, locks: self.redis.fresh_database().await?, database: url, folder };
         place.create_tables(database).await?;
         Ok(place)
@@ -163,22 +182,18 @@ impl Place {
         connect(&self.database).await.map(Effects)
     }
 
-    /// Puts the messages into the queue, persistent and confirmed.
+    /// Puts the messages into a queue, persistent and confirmed.
     ///
     /// # Errors
     /// When the broker does not confirm one.
-    pub(crate) async fn fill(&self, orders: &[Order]) -> Result<()> {
+    pub(crate) async fn fill(&self, queue: &str, orders: &[Order]) -> Result<()> {
         let connection = Connection::connect(self.vhost.url(), ConnectionProperties::default()).await?;
         let channel = connection.create_channel().await?;
         channel.confirm_select(ConfirmSelectOptions::default()).await?;
         for window in orders.chunks(WINDOW) {
             let mut confirms = Vec::with_capacity(window.len());
             for order in window {
-                let properties =
-                    BasicProperties::default().with_message_id(order.id.as_str().into()).with_delivery_mode(2);
-                let options = BasicPublishOptions::default();
-                let sent = channel.basic_publish("".into(), QUEUE.into(), options, &order.body, properties);
-                confirms.push(sent.await?);
+                confirms.push(publish(&channel, queue, order).await?);
             }
             for confirm in join_all(confirms).await {
                 ensure!(confirm?.is_ack(), "the broker did not take a message");
@@ -189,7 +204,17 @@ impl Place {
     }
 }
 
-/// Counts what has been committed.
+/// Publishes one order, persistent.
+///
+/// # Errors
+/// When the channel is closed.
+pub(crate) async fn publish(channel: &Channel, queue: &str, order: &Order) -> Result<PublisherConfirm> {
+    let properties = BasicProperties::default().with_message_id(order.id.as_str().into()).with_delivery_mode(2);
+    let options = BasicPublishOptions::default();
+    Ok(channel.basic_publish("".into(), queue.into(), options, &order.body, properties).await?)
+}
+
+/// Looks at what has been committed.
 pub(crate) struct Effects(Box<dyn Session>);
 
 impl Effects {
@@ -201,10 +226,39 @@ impl Effects {
 
     /// Rows of a table under a condition.
     pub(crate) async fn rows(&mut self, table_and_condition: &str) -> Result<u64> {
-        let query = format!("SELECT CAST(COUNT(*) AS CHAR(20)) FROM {table_and_condition}");
-        u64::try_from(number(&mut *self.0, &query).await?).context("a negative count")
+        self.number(&format!("SELECT CAST(COUNT(*) AS CHAR(20)) FROM {table_and_condition}")).await
+    }
+
+    /// The one number, as text, that a query returns.
+    pub(crate) async fn number(&mut self, query: &str) -> Result<u64> {
+        u64::try_from(number(&mut *self.0, query).await?).context("a negative count")
+    }
+
+    /// The two texts of each row that a query returns.
+    pub(crate) async fn pairs(&mut self, query: &str) -> Result<Vec<(String, String)>> {
+        let rows = self.0.query(query, &[], RowLimits::NONE).await?.rows;
+        let pairs = rows.into_iter().map(|row| match <[Value; 2]>::try_from(row) {
+            Ok([Value::Text(one), Value::Text(other)]) => Ok((one, other)),
+            row => bail!("{query} returned {row:?}, not two texts"),
+        });
+        pairs.collect()
+    }
+
+    /// Deadlocks that Postgres has found in this database. What a session has seen is counted when it ends, so it waits
+    /// for all others to end.
+    pub(crate) async fn deadlocks(&mut self) -> Result<u64> {
+        const OTHERS: &str = "pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() AND client_port IS NOT NULL";
+        let began = Instant::now();
+        while self.rows(OTHERS).await? > 0 {
+            ensure!(began.elapsed() < SESSIONS_END, "sessions outlive the programs that opened them");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        self.number("SELECT CAST(deadlocks AS CHAR(20)) FROM pg_stat_database WHERE datname = current_database()").await
     }
 }
+
+/// How long the sessions of programs that have ended may stay.
+const SESSIONS_END: Duration = Duration::from_secs(20);
 
 async fn connect(url: &str) -> Result<Box<dyn Session>> {
     let limit = Duration::from_secs(60);

@@ -85,6 +85,16 @@ impl Postgres {
     pub async fn fresh_database(&self, hint: &str) -> Result<Database> {
         sql::create_fresh(&self.kind.url, hint, "", self.is_private()).await
     }
+
+    /// Changes a setting of a private server that is read only at its start, and restarts it.
+    ///
+    /// # Errors
+    /// When it is not a private one, refuses the setting, or does not answer in time.
+    pub async fn set(&mut self, setting: &str, value: &str) -> Result<()> {
+        self.home()?;
+        sql::execute(&self.kind.url, format!("ALTER SYSTEM SET {setting} = '{value}'")).await?;
+        self.restart().await
+    }
 }
 
 /// Debian keeps the server's programs off the PATH, in a folder per major version: the newest one is taken.

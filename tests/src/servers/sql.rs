@@ -70,7 +70,7 @@ pub(crate) fn unique() -> String {
 }
 
 /// One statement on a connection of its own.
-async fn execute(server: &Url, statement: String) -> Result<()> {
+pub(super) async fn execute(server: &Url, statement: String) -> Result<()> {
     let work = async {
         if server.scheme().starts_with("postgres") {
             let mut connection = sqlx::postgres::PgConnectOptions::from_url(server)?.connect().await?;

@@ -35,11 +35,26 @@ enum Database {
     Sqlite(SqlitePool),
 }
 
+/// Whether a message is locked before anything else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lock {
+    /// As the recipe has it.
+    Redis,
+    /// The flow table alone: the least that can be done with a duplicate.
+    None,
+}
+
 /// Runs until it is killed.
-pub(crate) async fn run(amqp: &str, redis: &str, database: &str, workers: u16) -> Result<()> {
+pub(crate) async fn run(amqp: &str, redis: &str, database: &str, workers: u16, lock: Lock) -> Result<()> {
     let (_connection, _channel, mut consumer) = consume(amqp, PREFETCH.saturating_mul(workers)).await?;
     let database = Arc::new(open(database, u32::from(workers)).await?);
-    let locks = redis::Client::open(redis)?.get_multiplexed_async_connection().await.context("connecting to Redis")?;
+    let locks = match lock {
+        Lock::Redis => {
+            let client = redis::Client::open(redis)?;
+            Some(client.get_multiplexed_async_connection().await.context("connecting to Redis")?)
+        }
+        Lock::None => None,
+    };
     let (deliveries, received) = mpsc::channel::<Delivery>(1);
     let received = Arc::new(Mutex::new(received));
     let mut tasks = tokio::task::JoinSet::new();
@@ -59,7 +74,7 @@ pub(crate) async fn run(amqp: &str, redis: &str, database: &str, workers: u16) -
 
 async fn work(
     received: Arc<Mutex<mpsc::Receiver<Delivery>>>,
-    mut locks: MultiplexedConnection,
+    mut locks: Option<MultiplexedConnection>,
     database: Arc<Database>,
 ) -> Result<()> {
     let release = Script::new(RELEASE);
@@ -68,21 +83,35 @@ async fn work(
         let Some(delivery) = next else { return Ok(()) };
         let id = delivery.properties.message_id().as_ref().context("a message without an id")?.to_string();
         let goods = goods_of(&delivery.data).context("a body that is no order")?;
-        let locked: Option<String> = redis::cmd("SET")
-            .arg(&id)
-            .arg(&id)
-            .arg("NX")
-            .arg("PX")
-            .arg(LOCK_MILLIS)
-            .query_async(&mut locks)
-            .await
-            .context("locking")?;
-        if locked.is_some() {
-            database.handle(&id, goods).await?;
-            let _: i64 = release.key(&id).arg(&id).invoke_async(&mut locks).await.context("unlocking")?;
+        match &mut locks {
+            Some(locks) => handle_locked(locks, &release, &database, &id, goods).await?,
+            None => database.handle(&id, goods).await?,
         }
         delivery.acker.ack(BasicAckOptions::default()).await?;
     }
+}
+
+async fn handle_locked(
+    locks: &mut MultiplexedConnection,
+    release: &Script,
+    database: &Database,
+    id: &str,
+    goods: i64,
+) -> Result<()> {
+    let locked: Option<String> = redis::cmd("SET")
+        .arg(id)
+        .arg(id)
+        .arg("NX")
+        .arg("PX")
+        .arg(LOCK_MILLIS)
+        .query_async(locks)
+        .await
+        .context("locking")?;
+    if locked.is_some() {
+        database.handle(id, goods).await?;
+        let _: i64 = release.key(id).arg(id).invoke_async(locks).await.context("unlocking")?;
+    }
+    Ok(())
 }
 
 async fn open(url: &str, connections: u32) -> Result<Database> {
