@@ -1,10 +1,11 @@
 //! The relay: the only publisher. It publishes what lanes have just committed, and sweeps what was left behind.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::{SendTimeoutError, TrySendError};
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::{Outgoing, Published, Publisher};
@@ -13,13 +14,17 @@ use crate::ledger::database::DbError;
 use crate::ledger::outbox::{OutboxId, OutboxRow};
 use crate::telemetry::metrics;
 
-/// At most this many messages wait for confirms at a time.
-const WINDOW: usize = 256;
+/// At most this many messages wait for confirms at a time. Each window costs the broker a sync, and SQL one more.
+const WINDOW: usize = 1024;
 
-/// At most this many committed rows wait in memory, with at most so many bytes of bodies (a single larger one may). Past
-/// that they are left to the sweep: they are safe in SQL.
+/// At most this many committed rows wait in memory, with at most so many bytes of bodies (a single larger one may). What
+/// has more bytes is left to the sweep: it is safe in SQL.
 const QUEUE: usize = 4 * WINDOW;
 const QUEUE_BYTES: usize = 32 << 20;
+
+/// A lane that commits faster than the relay publishes waits for it: what is left to the sweep would be published only
+/// after its grace time. A relay that takes nothing for this long is stuck, and holds up nobody until it goes on.
+const ROOM_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How often rows that were left behind are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
@@ -36,8 +41,16 @@ const RETRY_DELAY: (Duration, Duration) = (Duration::from_secs(1), Duration::fro
 #[derive(Clone)]
 pub struct Relay {
     queue: mpsc::Sender<OutboxRow>,
+    load: Arc<Load>,
+}
+
+/// How much a relay has on its hands.
+#[derive(Default)]
+struct Load {
     /// Sizes of the bodies that wait in the queue or are being published, summed.
-    bytes: Arc<AtomicUsize>,
+    bytes: AtomicUsize,
+    /// Somebody has waited for room in vain, and nothing was published since.
+    stuck: AtomicBool,
 }
 
 impl Relay {
@@ -49,22 +62,35 @@ impl Relay {
         stop: CancellationToken,
     ) -> (Self, tokio::task::JoinHandle<()>) {
         let (queue, rows) = mpsc::channel(QUEUE);
-        let bytes = Arc::new(AtomicUsize::new(0));
-        let relay = Self { queue, bytes: bytes.clone() };
-        let task = Task { ledger, publisher, grace, bytes };
+        let load = Arc::<Load>::default();
+        let relay = Self { queue, load: load.clone() };
+        let task = Task { ledger, publisher, grace, load };
         (relay, tokio::spawn(task.run(rows, stop)))
     }
 
-    /// Publishes rows that have committed. Never waits: what does not fit is swept later. Copies of dead letters, whose
-    /// bodies are in SQL, always are.
-    pub fn publish(&self, rows: Vec<OutboxRow>) {
+    /// Publishes rows that have committed. Waits for room while the relay gets on; what does not fit is swept later.
+    /// Copies of dead letters, whose bodies are in SQL, always are.
+    pub async fn publish(&self, rows: Vec<OutboxRow>) {
         for row in rows.into_iter().filter(|row| row.parked_id.is_none()) {
             let size = row.outgoing.body.len();
-            let before = self.bytes.fetch_add(size, Ordering::Relaxed);
+            let before = self.load.bytes.fetch_add(size, Ordering::Relaxed);
             let fits = before == 0 || before + size <= QUEUE_BYTES;
-            if !fits || self.queue.try_send(row).is_err() {
-                self.bytes.fetch_sub(size, Ordering::Relaxed);
+            if !fits || !self.enqueue(row).await {
+                self.load.bytes.fetch_sub(size, Ordering::Relaxed);
             }
+        }
+    }
+
+    /// False if there is no room for it.
+    async fn enqueue(&self, row: OutboxRow) -> bool {
+        match self.queue.try_send(row) {
+            Ok(()) => true,
+            Err(TrySendError::Full(row)) if !self.load.stuck.load(Ordering::Relaxed) => {
+                let sent = self.queue.send_timeout(row, ROOM_PATIENCE).await;
+                self.load.stuck.store(matches!(sent, Err(SendTimeoutError::Timeout(_))), Ordering::Relaxed);
+                sent.is_ok()
+            }
+            Err(TrySendError::Full(_) | TrySendError::Closed(_)) => false,
         }
     }
 }
@@ -73,7 +99,7 @@ struct Task {
     ledger: Arc<Ledger>,
     publisher: Box<dyn Publisher>,
     grace: Duration,
-    bytes: Arc<AtomicUsize>,
+    load: Arc<Load>,
 }
 
 impl Task {
@@ -109,7 +135,8 @@ impl Task {
     async fn publish_fresh(&self, window: &mut Vec<OutboxRow>) {
         let bytes = window.iter().map(|row| row.outgoing.body.len()).sum();
         self.publish(window.drain(..).map(|row| (row, 0)).collect()).await;
-        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.load.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.load.stuck.store(false, Ordering::Relaxed);
     }
 
     /// Publishes one window and records what became of each row. Errors of the database are logged: the rows stay, and

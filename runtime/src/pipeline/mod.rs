@@ -138,8 +138,11 @@ impl Pipeline {
                 continue;
             }
             match self.transact(&batch, probing).await {
-                Ok(done) => {
-                    if self.absorb(batch, done, &mut report) {
+                Ok(mut done) => {
+                    let outbox = std::mem::take(&mut done.records.outbox);
+                    let must_wait = self.absorb(batch, done, &mut report);
+                    self.shared.relay.publish(outbox).await;
+                    if must_wait {
                         hold_back(&mut work, &mut report.returned);
                     }
                 }
@@ -318,8 +321,7 @@ impl Pipeline {
         }
     }
 
-    /// After COMMIT: what the consumer acknowledges, what goes back to the lane, what the relay publishes. True if
-    /// later batches must wait.
+    /// After COMMIT: what the consumer acknowledges, and what goes back to the lane. True if later batches must wait.
     fn absorb(&mut self, batch: Batch, done: Done, report: &mut Report) -> bool {
         let mut settled: HashMap<usize, Settled> =
             done.settled.into_iter().map(|settled| (settled.index, settled)).collect();
@@ -338,7 +340,6 @@ impl Pipeline {
                 (Origin::Parked { .. }, _) => {}
             }
         }
-        self.shared.relay.publish(done.records.outbox);
         done.stopped
     }
 

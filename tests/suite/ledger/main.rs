@@ -127,6 +127,8 @@ macro_rules! everything_else {
             relay {
                 what_was_left_behind_gets_its_turn_under_steady_traffic
                 what_has_more_bytes_than_the_relay_keeps_is_left_in_sql
+                whoever_commits_faster_than_it_publishes_waits_for_it
+                a_relay_that_is_stuck_holds_up_nobody
             }
             upkeep {
                 migrating_twice_changes_nothing

@@ -66,7 +66,7 @@ pub(crate) async fn what_was_left_behind_gets_its_turn_under_steady_traffic(subj
     let feeding = tokio::spawn(async move {
         let fresh = |n: u64| sent("fresh", &format!("fresh {n}"), Vec::new());
         for round in 0_u64.. {
-            relay.publish((0..256).map(|n| fresh(round * 256 + n)).collect());
+            relay.publish((0..256).map(|n| fresh(round * 256 + n)).collect()).await;
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     });
@@ -90,18 +90,49 @@ pub(crate) async fn what_has_more_bytes_than_the_relay_keeps_is_left_in_sql(subj
         row.outgoing.body = body.clone();
         row
     };
-    relay.publish(vec![large("one"), large("two"), large("three")]);
-    relay.publish(vec![sent("a", "small", vec![b'x'; 100])]);
+    relay.publish(vec![large("one"), large("two"), large("three")]).await;
+    relay.publish(vec![sent("a", "small", vec![b'x'; 100])]).await;
     publisher.windows.add_permits(100);
     wait_until(PATIENCE, "three rows", async || publisher.published().len() == 3).await?;
     assert_eq!(publisher.published(), ["one", "two", "small"]);
     // There is room again, if a moment later than the broker's answer.
     let again = async || {
-        relay.publish(vec![large("four")]);
+        relay.publish(vec![large("four")]).await;
         publisher.published().iter().any(|id| id == "four")
     };
     wait_until(PATIENCE, "room for another one", again).await?;
     assert!(!publisher.published().iter().any(|id| id == "three"));
+    stop.cancel();
+    tokio::time::timeout(PATIENCE, task).await??;
+    Ok(())
+}
+
+pub(crate) async fn whoever_commits_faster_than_it_publishes_waits_for_it(subject: Subject) -> TestResult {
+    const ROWS: usize = 20_000;
+    let publisher = Paced::new(Duration::from_millis(1), Semaphore::MAX_PERMITS);
+    let (relay, task, stop) = start(&subject, &publisher).await?;
+    relay.publish((0..ROWS).map(|n| sent("a", &format!("m{n}"), Vec::new())).collect()).await;
+    // None was left to the sweep: they are not even in SQL.
+    wait_until(PATIENCE, "all of them", async || publisher.published().len() == ROWS).await?;
+    stop.cancel();
+    tokio::time::timeout(PATIENCE, task).await??;
+    Ok(())
+}
+
+pub(crate) async fn a_relay_that_is_stuck_holds_up_nobody(subject: Subject) -> TestResult {
+    let publisher = Paced::new(Duration::ZERO, 0);
+    let (relay, task, stop) = start(&subject, &publisher).await?;
+    let many = |from: usize| (from..from + 20_000).map(|n| sent("a", &format!("m{n}"), Vec::new())).collect();
+    tokio::time::timeout(PATIENCE, relay.publish(many(0))).await?;
+    for round in 1..100 {
+        tokio::time::timeout(PATIENCE, relay.publish(many(round * 20_000))).await?;
+    }
+    // Once it goes on, it is waited for again.
+    publisher.windows.add_permits(Semaphore::MAX_PERMITS / 2);
+    wait_until(PATIENCE, "the rows that it had room for", async || publisher.published().len() > 1000).await?;
+    let before = publisher.published().len();
+    relay.publish(many(0)).await;
+    wait_until(PATIENCE, "all of the others", async || publisher.published().len() >= before + 20_000).await?;
     stop.cancel();
     tokio::time::timeout(PATIENCE, task).await??;
     Ok(())
