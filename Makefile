@@ -40,8 +40,9 @@ servers: ## Start private servers, print a config for them, stop them on Ctrl-C
 	@cargo build --quiet -p hapax-tests --bin servers
 	@exec $(TARGET)/debug/servers
 
-bench: ## Measure Hapax against what people write by hand; QUICK=1 takes some ten minutes
+bench: $(GUESTS)/stock_python.wasm $(GUESTS)/stock_typescript.wasm ## Measure Hapax against what people write by hand: some hours; with QUICK=1 minutes
 	@tests/setup.sh rust servers
+	@tests/bench/classic/setup.sh
 	cargo build --release --target wasm32-wasip2 -p stock
 	cargo build --release -p hapax -p hapax-bench
 	$(TARGET)/release/hapax-bench $(if $(QUICK),--quick) --page tests/bench/RESULTS.md
@@ -63,6 +64,12 @@ $(GUESTS)/reduce_stock_%.wasm: $(CONTRACT) $$(wildcard examples/reduce-stock/$$*
 	@tests/setup.sh $*
 	@mkdir -p $(GUESTS)
 	examples/reduce-stock/$*/build.sh $@
+
+# The bench's handlers, with the same compilers.
+$(GUESTS)/stock_%.wasm: $(CONTRACT) $$(wildcard tests/bench/handler/$$*/* tests/bench/handler/$$*/src/*)
+	@tests/setup.sh $*
+	@mkdir -p $(GUESTS)
+	examples/reduce-stock/$*/build.sh $@ tests/bench/handler/$* message-handler
 
 fmt: ## Format all Rust code
 	cargo fmt --all
