@@ -45,7 +45,7 @@ bench: $(GUESTS)/stock_python.wasm $(GUESTS)/stock_typescript.wasm ## Measure Ha
 	@tests/bench/classic/setup.sh
 	cargo build --release --target wasm32-wasip2 -p stock
 	cargo build --release -p hapax -p hapax-bench
-	$(TARGET)/release/hapax-bench $(if $(QUICK),--quick) --page tests/bench/RESULTS.md
+	$(TARGET)/release/hapax-bench $(if $(QUICK),--quick --json $(TARGET)/bench.json --page $(TARGET)/RESULTS.md,--json tests/bench/results.json --page tests/bench/RESULTS.md)
 
 build: ## Build the hapax binary, optimised
 	@tests/setup.sh rust

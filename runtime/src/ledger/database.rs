@@ -108,6 +108,13 @@ pub trait Connection: Send {
     /// Begins a transaction.
     async fn begin(&mut self) -> Result<(), DbError>;
 
+    /// Begins a transaction whose statements wait for locks no longer than `lock`, if the connection's limit is not
+    /// shorter anyway. Where the database finds deadlocks at once, or has one writer, as [`begin`](Self::begin).
+    async fn begin_impatient(&mut self, lock: Duration) -> Result<(), DbError> {
+        let _ = lock;
+        self.begin().await
+    }
+
     /// Commits. The caller has seen to it that every statement since `begin` succeeded or was undone: Postgres answers
     /// COMMIT of an aborted transaction with success. With [`DbError::connection_lost`] nobody knows whether it
     /// happened.

@@ -10,14 +10,15 @@ pub(super) fn in_order(members: &[Member]) -> Vec<usize> {
     order
 }
 
-/// Groups of members that may share a transaction, in order: those that must be alone are.
-pub(super) fn split_lone(members: Vec<Member>) -> impl Iterator<Item = Vec<Member>> {
+/// Groups of members that may share a transaction, in order: those that must be alone are, and no group is larger than
+/// `limit`.
+pub(super) fn split_lone(members: Vec<Member>, limit: usize) -> impl Iterator<Item = Vec<Member>> {
     let mut groups: Vec<Vec<Member>> = Vec::new();
     let mut last_alone = true;
     for member in members {
         let alone = member.alone;
         match groups.last_mut() {
-            Some(group) if !alone && !last_alone => group.push(member),
+            Some(group) if !alone && !last_alone && group.len() < limit => group.push(member),
             _ => groups.push(vec![member]),
         }
         last_alone = alone;

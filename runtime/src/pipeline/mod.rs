@@ -16,6 +16,7 @@ pub mod recent;
 pub mod records;
 mod recover;
 pub mod shared;
+mod sizing;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -35,6 +36,7 @@ use pass::{Pass, Settled, Undo};
 use records::Records;
 use recover::{Batch, Trouble};
 use shared::Shared;
+use sizing::{CROWDED_LOCK_WAIT, Sizing};
 
 /// What the consumer has to do once SQL has committed.
 #[derive(Default)]
@@ -109,13 +111,14 @@ pub struct Pipeline {
     connection: Option<Box<dyn Connection>>,
     /// Share of recent attempts that failed, 0 to 1: the larger, the closer together savepoints are.
     failing: f64,
+    sizing: Sizing,
 }
 
 impl Pipeline {
     /// A pipeline that connects when it is first used.
     pub fn new(shared: Arc<Shared>) -> Self {
         let guest = LaneGuest::new(shared.modules.clone(), shared.context.clone());
-        Self { shared, guest, connection: None, failing: 0.0 }
+        Self { shared, guest, connection: None, failing: 0.0, sizing: Sizing::new() }
     }
 
     /// Runs members until each is settled, given back, or the infrastructure fails. They may be split into several
@@ -129,9 +132,10 @@ impl Pipeline {
                 return Err(Box::new(Interrupted { members, report, fault: Fault::Lock(error) }));
             }
         };
-        let spacing = pass::spacing(self.failing);
-        let mut work: VecDeque<Batch> =
-            gather::split_lone(members).map(|members| Batch::new(members, spacing)).collect();
+        let (spacing, together) = (pass::spacing(self.failing), members.len());
+        let mut work: VecDeque<Batch> = gather::split_lone(members, self.sizing.limit())
+            .map(|members| Batch::new(members, spacing))
+            .collect();
         while let Some(mut batch) = work.pop_front() {
             batch.members.retain(|member| !member.is_stale());
             if batch.members.is_empty() {
@@ -139,6 +143,7 @@ impl Pipeline {
             }
             match self.transact(&batch, probing).await {
                 Ok(mut done) => {
+                    self.sizing.committed(batch.members.len(), together);
                     let outbox = std::mem::take(&mut done.records.outbox);
                     let must_wait = self.absorb(batch, done, &mut report);
                     self.shared.relay.publish(outbox).await;
@@ -182,7 +187,7 @@ impl Pipeline {
         let scene = shared.scene(&module);
         let members = &batch.members;
 
-        self.begin().await?;
+        self.begin(members.len() > 1).await?;
         let owned = claims::own_rows(&shared.ledger, self.connection()?, members).await?;
         let mut claims = claims::claim(&shared.ledger, self.connection()?, &scene, members, &owned).await?;
 
@@ -223,9 +228,10 @@ impl Pipeline {
         Ok(Done { settled: pass.settled, records, stopped: pass.stopped })
     }
 
-    /// Begins on the lane's connection, opening one if need be.
-    async fn begin(&mut self) -> Result<(), DbError> {
-        self.lane_connection().await?.begin().await
+    /// Begins on the lane's connection, opening one if need be. `crowded`: what cannot have a lock soon is not waited for.
+    async fn begin(&mut self, crowded: bool) -> Result<(), DbError> {
+        let connection = self.lane_connection().await?;
+        if crowded { connection.begin_impatient(CROWDED_LOCK_WAIT).await } else { connection.begin().await }
     }
 
     /// The lane's connection, inside a transaction.

@@ -94,17 +94,15 @@ impl Pipeline {
                 push_around(work, batch, index);
             }
             Trouble::Contended { index, message } => {
-                let member = &mut batch.members[index];
-                member.contentions += 1;
-                let outcome = Outcome::Contended(message);
-                let situation = self.shared.situation(member, self.can_compensate(), false);
-                if decide(&outcome, &situation, &self.shared.retry) != Disposition::Again {
-                    member.judged = Some(outcome);
+                // Among others it has waited for a moment only.
+                if batch.members.len() == 1 {
+                    self.blame_contention(&mut batch.members[index], message);
                 }
+                self.sizing.contended(batch.members.len());
                 match self.shared.retry.mode {
                     RetryMode::Blocking => push_around(work, batch, index),
                     // Whoever is in its way may take a while: that holds up nobody else.
-                    RetryMode::Delayed => push_last(work, batch, index),
+                    RetryMode::Delayed => push_last(work, batch, index, self.sizing.limit()),
                 }
             }
             Trouble::HostContended(error) if batch.contentions >= MAX_HOST_CONTENTIONS_IN_ALL => {
@@ -123,6 +121,16 @@ impl Pipeline {
             }
         }
         None
+    }
+
+    /// A member's statements lost against somebody else's once more, while it had all the time that it may have.
+    fn blame_contention(&self, member: &mut Member, message: String) {
+        member.contentions += 1;
+        let outcome = Outcome::Contended(message);
+        let situation = self.shared.situation(member, self.can_compensate(), false);
+        if decide(&outcome, &situation, &self.shared.retry) != Disposition::Again {
+            member.judged = Some(outcome);
+        }
     }
 
     async fn roll_back(&mut self) {
@@ -167,10 +175,12 @@ fn push_around(work: &mut VecDeque<Batch>, batch: Batch, index: usize) {
     push_parts(work, batch, [before, alone, after]);
 }
 
-/// The members around `index` before everything else, and that one alone after everything else.
-fn push_last(work: &mut VecDeque<Batch>, mut batch: Batch, index: usize) {
+/// The members around `index` before everything else, at most `limit` together, and that one alone after everything
+/// else.
+fn push_last(work: &mut VecDeque<Batch>, mut batch: Batch, index: usize, limit: usize) {
     let alone = Batch::new(vec![batch.members.remove(index)], batch.spacing);
-    if !batch.members.is_empty() {
+    let around = gather::split_lone(batch.members, limit).map(|members| Batch::new(members, batch.spacing));
+    for batch in around.collect::<Vec<_>>().into_iter().rev() {
         work.push_front(batch);
     }
     work.push_back(alone);

@@ -221,6 +221,31 @@ pub(crate) async fn locks_held_by_another(backend: &Backend) {
     }
 }
 
+pub(crate) async fn a_transaction_in_a_hurry(backend: &Backend) {
+    let short = Duration::from_millis(300);
+    let (mut holder, mut client) = (backend.connect().await, backend.connect().await);
+    make_stock(&mut holder, 1).await;
+    client.connection.begin_impatient(short).await.expect("BEGIN");
+    client.run("UPDATE stock SET amount = amount + 1 WHERE id = 1", &[]).await;
+    client.commit().await;
+    assert_eq!(amount(&mut holder, 1).await, Value::Int(101));
+    if backend.dialect != Dialect::Postgres {
+        // A transaction as any other: deadlocks are found at once, or there are none.
+        return;
+    }
+    holder.begin().await;
+    holder.run("UPDATE stock SET amount = 1 WHERE id = 1", &[]).await;
+    let started = Instant::now();
+    client.connection.begin_impatient(short).await.expect("BEGIN");
+    client.connection.savepoint().await.expect("SAVEPOINT");
+    let error = fails(&mut client, "UPDATE stock SET amount = 2 WHERE id = 1", &[]).await;
+    assert_eq!(error.kind, DbErrorKind::Contention, "{error}");
+    assert!(started.elapsed() < SETTINGS.lock_timeout / 2, "{:?}", started.elapsed());
+    client.rollback().await;
+    let limit = client.query("SHOW lock_timeout", &[]).await;
+    assert_eq!(limit.rows, [[Value::Text("10s".to_owned())]], "the next transaction has time again");
+}
+
 pub(crate) async fn deadlock(backend: &Backend) {
     let mut one = backend.connect().await;
     let mut two = backend.connect().await;

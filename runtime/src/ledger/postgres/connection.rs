@@ -13,7 +13,9 @@ use sqlx::postgres::{PgArguments, PgConnection, PgRow, PgStatement, PgTypeInfo};
 use sqlx::{AssertSqlSafe, Column, Connection as _, Either, Executor, Row, SqlSafeStr, Statement, TypeInfo, raw_sql};
 
 use super::super::database::{Connection, DbError, DbErrorKind, KillSwitch, SessionSettings};
-use super::super::gate::{ANSWER_GRACE, Gate, Rows, driver_error, kill_in_background, within, wrong_count};
+use super::super::gate::{
+    ANSWER_GRACE, Gate, Rows, driver_error, kill_in_background, millis, within, wrong_count,
+};
 use super::super::value::{Executed, Param, ResultSet, RowLimits};
 use super::decode::{self, Reader};
 use super::encode::{Encoded, encode};
@@ -95,6 +97,15 @@ impl PostgresConnection {
         }
     }
 
+    /// Begins, in one round trip with what else is to be done then.
+    async fn begin_then(&mut self, then: String) -> Result<(), DbError> {
+        self.gate.begin()?;
+        self.limits.set_in_transaction = false;
+        let discard = if self.replan.is_due() { "DISCARD PLANS; " } else { "" };
+        let result = self.simple(format!("{discard}BEGIN ISOLATION LEVEL READ COMMITTED{then}")).await;
+        self.gate.begun(result)
+    }
+
     /// Sends text in one round trip, without preparing it.
     async fn simple(&mut self, sql: String) -> Result<(), DbError> {
         bounded(self.limits.statement, &self.kill, self.session.simple(sql)).await
@@ -116,12 +127,15 @@ async fn bounded<T>(
 #[async_trait]
 impl Connection for PostgresConnection {
     async fn begin(&mut self) -> Result<(), DbError> {
-        self.gate.begin()?;
-        self.limits.set_in_transaction = false;
-        let begin = "BEGIN ISOLATION LEVEL READ COMMITTED";
-        let sql = if self.replan.is_due() { format!("DISCARD PLANS; {begin}") } else { begin.to_owned() };
-        let result = self.simple(sql).await;
-        self.gate.begun(result)
+        self.begin_then(String::new()).await
+    }
+
+    async fn begin_impatient(&mut self, lock: Duration) -> Result<(), DbError> {
+        let set = match lock < self.limits.lock {
+            true => format!("; SET LOCAL lock_timeout = {}", millis(lock)),
+            false => String::new(),
+        };
+        self.begin_then(set).await
     }
 
     async fn commit(&mut self) -> Result<(), DbError> {

@@ -1,5 +1,7 @@
 //! What a run found: medians, ratios and spread; as tables, as JSON, and as a page.
 
+#[cfg(test)]
+mod readme;
 mod render;
 mod rounds;
 mod section;

@@ -27,12 +27,13 @@ pub(crate) struct Target {
 impl Target {
     /// As a row of a table.
     pub(super) fn cells(&self) -> Vec<String> {
-        let measured = match self.measured {
-            nothing if nothing.is_nan() => shown(nothing),
-            something => format!("{} {}", shown(something), self.unit),
-        };
-        vec![self.what.clone(), measured.trim_end().to_owned(), self.reach.to_owned(), self.aim.to_owned()]
+        vec![self.what.clone(), with_unit(self.measured, self.unit), self.reach.to_owned(), self.aim.to_owned()]
     }
+}
+
+/// A figure in the words of the tables.
+pub(super) fn with_unit(figure: f64, unit: &str) -> String {
+    if figure.is_nan() { shown(figure) } else { format!("{} {unit}", shown(figure)).trim_end().to_owned() }
 }
 
 /// Every target, in the order in which people ask.
