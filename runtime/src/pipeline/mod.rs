@@ -133,9 +133,8 @@ impl Pipeline {
             }
         };
         let (spacing, together) = (pass::spacing(self.failing), members.len());
-        let mut work: VecDeque<Batch> = gather::split_lone(members, self.sizing.limit())
-            .map(|members| Batch::new(members, spacing))
-            .collect();
+        let mut work: VecDeque<Batch> =
+            gather::split_lone(members, self.sizing.limit()).map(|members| Batch::new(members, spacing)).collect();
         while let Some(mut batch) = work.pop_front() {
             batch.members.retain(|member| !member.is_stale());
             if batch.members.is_empty() {

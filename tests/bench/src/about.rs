@@ -24,9 +24,8 @@ pub(crate) async fn about(stage: &Stage) -> Result<Vec<String>> {
         .find_map(|line| line.strip_prefix("model name"))
         .map(|name| name.trim_start_matches([' ', '\t', ':']));
     let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
-    let command: Vec<String> = std::env::args().skip(1).collect();
     let mut about = vec![
-        format!("hapax-bench {}", command.join(" ")),
+        command(std::env::args().skip(1)),
         format!("commit {commit}{}", if changed { ", with changes" } else { "" }),
         format!("{cores} cores ({}), shared by everything", cpu.unwrap_or("unknown")),
         said("uname", &["-sr"]).unwrap_or_else(unknown),
@@ -35,4 +34,27 @@ pub(crate) async fn about(stage: &Stage) -> Result<Vec<String>> {
     ];
     about.extend(stage.durability().await?);
     Ok(about)
+}
+
+/// How to do it again: without the files that the results went to.
+fn command(mut args: impl Iterator<Item = String>) -> String {
+    let mut words = vec!["hapax-bench".to_owned()];
+    while let Some(arg) = args.next() {
+        if ["--json", "--page"].contains(&arg.as_str()) {
+            args.next();
+        } else {
+            words.push(arg);
+        }
+    }
+    words.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_command_does_not_say_where_the_results_went() {
+        let args = ["--quick", "--json", "/home/me/results.json", "--only", "latency", "--page", "page.md"];
+        let command = super::command(args.map(str::to_owned).into_iter());
+        assert_eq!(command, "hapax-bench --quick --only latency");
+    }
 }

@@ -243,7 +243,7 @@ pub(crate) async fn a_transaction_in_a_hurry(backend: &Backend) {
     assert!(started.elapsed() < SETTINGS.lock_timeout / 2, "{:?}", started.elapsed());
     client.rollback().await;
     let limit = client.query("SHOW lock_timeout", &[]).await;
-    assert_eq!(limit.rows, [[Value::Text("10s".to_owned())]], "the next transaction has time again");
+    assert_eq!(limit, [[Value::Text("10s".to_owned())]], "the next transaction has time again");
 }
 
 pub(crate) async fn deadlock(backend: &Backend) {

@@ -13,9 +13,7 @@ use sqlx::postgres::{PgArguments, PgConnection, PgRow, PgStatement, PgTypeInfo};
 use sqlx::{AssertSqlSafe, Column, Connection as _, Either, Executor, Row, SqlSafeStr, Statement, TypeInfo, raw_sql};
 
 use super::super::database::{Connection, DbError, DbErrorKind, KillSwitch, SessionSettings};
-use super::super::gate::{
-    ANSWER_GRACE, Gate, Rows, driver_error, kill_in_background, millis, within, wrong_count,
-};
+use super::super::gate::{ANSWER_GRACE, Gate, Rows, driver_error, kill_in_background, millis, within, wrong_count};
 use super::super::value::{Executed, Param, ResultSet, RowLimits};
 use super::decode::{self, Reader};
 use super::encode::{Encoded, encode};
