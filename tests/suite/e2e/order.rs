@@ -97,7 +97,10 @@ mod scenarios {
             let at = wait_for(PATIENCE, &begins, async || {
                 hosts.iter().position(|host| host.log().contains(&begins)).context("nobody has said so")
             });
-            let at = at.await?;
+            let at = match at.await {
+                Ok(at) => at,
+                Err(error) => return Err(error.context(world.situation().await).into()),
+            };
             hosts.swap_remove(at).kill9().await?;
             if hosts.is_empty() {
                 hosts.push(world.another_host("the next host").await?);

@@ -364,6 +364,19 @@ impl World {
         .await
     }
 
+    /// Where messages are, for the error of a test that waited in vain.
+    pub(crate) async fn situation(&self) -> String {
+        let queue = match &self.vhost {
+            Some(vhost) => format!("{:?}", vhost.queue(QUEUE).await),
+            None => "embedded".to_owned(),
+        };
+        let parked = "SELECT state, phase, crashes, due_at, taken_at, COUNT(*) FROM hapax_parked
+                      GROUP BY state, phase, crashes, due_at, taken_at";
+        let inbox = "SELECT status, COUNT(*) FROM hapax_inbox GROUP BY status";
+        let (parked, inbox) = (self.rows(parked).await, self.rows(inbox).await);
+        format!("queue: {queue}\nparked (state, phase, crashes, due, taken, rows): {parked:?}\ninbox: {inbox:?}")
+    }
+
     /// Rows of `effects` of that name.
     pub(crate) async fn effects(&self, name: &str) -> Result<i64> {
         self.number(&format!("SELECT COUNT(*) FROM effects WHERE name = '{name}'")).await

@@ -68,8 +68,8 @@ impl Hapax {
     /// Four lanes by the goods, batches of 64 and Redis.
     pub(crate) const USUAL: Self =
         Self { handler: Handler::Rust, hosts: 1, lanes: 4, batch: 64, redis: true, partitioned: true, retention: None };
-    /// One lane, and with it no partitions.
-    pub(crate) const ONE_LANE: Self = Self { lanes: 1, partitioned: false, ..Self::USUAL };
+    /// One lane, and with it no partitions, and large batches: nothing else runs while it commits.
+    pub(crate) const ONE_LANE: Self = Self { lanes: 1, partitioned: false, batch: 512, ..Self::USUAL };
 }
 
 /// What the handler is written in.
