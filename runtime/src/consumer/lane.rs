@@ -227,11 +227,12 @@ impl Lane {
             self.alarms.pop();
         }
         if self.common.keeps_order() {
+            let ran = self.run_oldest(probing).await;
             if self.blocked {
-                // However the turn ends: nobody else tells this lane that nothing is in its way any more.
+                // It may be what another host has parked: nobody tells this lane when that is out of its way.
                 self.look_within(BLOCKED_LOOK);
             }
-            return self.run_oldest(probing).await;
+            return ran;
         }
         let Some(among_others) = among_others(&self.common).await else {
             self.look_within(QUARANTINE_WAIT);

@@ -6,16 +6,19 @@ on_stages! {
     each_key_keeps_its_order_over_four_lanes: [MariaDb, Postgres];
     blocking_retry_keeps_the_order_when_its_host_is_killed: [MariaDb, Postgres, Embedded];
     the_single_active_consumer_of_a_queue_declared_elsewhere_stays_the_same: [MariaDb];
+    what_another_host_has_parked_blocks_a_lane_no_longer_than_it_is_there: [MariaDb, Postgres];
 }
 
 mod scenarios {
+    use std::time::Duration;
+
     use anyhow::Context as _;
     use hapax::broker::Outgoing;
     use hapax_tests::{TestResult, wait_for};
     use serde_json::{Value as Json, json};
 
     use crate::hold::through;
-    use crate::world::{Consumer, PATIENCE, QUEUE, Stage, World, message};
+    use crate::world::{Consumer, PATIENCE, QUEUE, Stage, World, effect, message};
 
     /// The `n`-th message of a key, which insists on its place; it writes under its key which attempt it was.
     fn in_place(key: &str, n: usize, steps: &[Json]) -> Outgoing {
@@ -114,6 +117,31 @@ mod scenarios {
         assert_eq!(world.number("SELECT COUNT(*) FROM effects WHERE value = '1'").await?, 19, "{rows:?}");
         assert_eq!(world.number("SELECT COUNT(*) FROM effects WHERE value = '3'").await?, 1, "{rows:?}");
         assert_eq!(world.number("SELECT COUNT(*) FROM hapax_parked").await?, 0);
+        Ok(())
+    }
+
+    pub(super) async fn what_another_host_has_parked_blocks_a_lane_no_longer_than_it_is_there(
+        world: World,
+    ) -> TestResult {
+        const ROUNDS: usize = 4;
+        const MESSAGES: usize = 20;
+        let retry = "retry = { max_attempts = 5, initial_interval = \"1s\", jitter = 0.0, mode = \"blocking\" }";
+        let _one = world.host(Consumer::default().with(retry)).await?;
+        let _others = [world.another_host("the second host").await?, world.another_host("the third host").await?];
+        // By then all have seen that nothing is parked.
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        for round in 0..ROUNDS {
+            // When it is due, all look for it, and who does not come first finds it running.
+            let slow = [json!({ "fail-until-attempt": 2 }), json!({ "sleep-ms": 700 })];
+            world.publish([effect(&format!("slow{round}"), &slow)]).await?;
+            let slow = format!("SELECT COUNT(*) FROM effects WHERE name = 'slow{round}'");
+            world.wait_number(&slow, 1).await?;
+            // Each gets its share of these.
+            world.publish((0..MESSAGES).map(|n| effect(&format!("round{round}-{n}"), &[]))).await?;
+            let all = i64::try_from((round + 1) * (MESSAGES + 1))?;
+            world.wait_number("SELECT COUNT(*) FROM hapax_inbox WHERE status = 1", all).await?;
+        }
+        world.quiet().await?;
         Ok(())
     }
 
