@@ -36,4 +36,5 @@ pub mod vhost;
 mod wait;
 
 pub use result::{TestFailure, TestResult};
+pub use tree::descendants;
 pub use wait::{wait_for, wait_until};

@@ -132,7 +132,7 @@ impl Pipeline {
                 return Err(Box::new(Interrupted { members, report, fault: Fault::Lock(error) }));
             }
         };
-        let (spacing, together) = (pass::spacing(self.failing), members.len());
+        let spacing = pass::spacing(self.failing);
         let mut work: VecDeque<Batch> =
             gather::split_lone(members, self.sizing.limit()).map(|members| Batch::new(members, spacing)).collect();
         while let Some(mut batch) = work.pop_front() {
@@ -142,7 +142,7 @@ impl Pipeline {
             }
             match self.transact(&batch, probing).await {
                 Ok(mut done) => {
-                    self.sizing.committed(batch.members.len(), together);
+                    self.sizing.committed(batch.members.len());
                     let outbox = std::mem::take(&mut done.records.outbox);
                     let must_wait = self.absorb(batch, done, &mut report);
                     self.shared.relay.publish(outbox).await;
@@ -290,8 +290,8 @@ impl Pipeline {
         if !undone {
             return Ok(Some(Attempted { outcome, outbox, undone }));
         }
-        let undo = pass.failed(first);
-        if let Undo::All { first } = undo {
+        let undo = pass.failed();
+        if undo == Undo::All {
             return Err(Trouble::Undo { index, outcome, first });
         }
         self.connection()?.rollback_to_savepoint().await?;

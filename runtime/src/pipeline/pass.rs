@@ -33,8 +33,8 @@ pub(super) struct Settled {
 /// What a failed attempt undoes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Undo {
-    /// The whole transaction. `first`: nothing has run in it before.
-    All { first: bool },
+    /// The whole transaction.
+    All,
     /// Its own work only: the last savepoint was set right before it.
     Own,
     /// Everything since a savepoint. Those members run again.
@@ -114,11 +114,11 @@ impl Pass {
     }
 
     /// What has to be undone, now that the attempt that is at it has failed.
-    pub(super) fn failed(&self, first: bool) -> Undo {
+    pub(super) fn failed(&self) -> Undo {
         match &self.savepoint {
             Some(savepoint) if savepoint.at == self.at => Undo::Own,
             Some(_) => Undo::Group,
-            None => Undo::All { first },
+            None => Undo::All,
         }
     }
 
@@ -180,8 +180,8 @@ mod tests {
             sent.push_str(&index.to_string());
             let failed = failing.contains(&index);
             if failed {
-                match pass.failed(first) {
-                    Undo::All { first } => {
+                match pass.failed() {
+                    Undo::All => {
                         sent.push_str(if first { "!first" } else { "!" });
                         break;
                     }

@@ -15,41 +15,39 @@ const QUIET: u32 = 16;
 /// The size of a lane's transactions.
 #[derive(Debug)]
 pub(super) struct Sizing {
-    /// None: as large as batches are.
-    limit: Option<usize>,
+    /// Far above any batch while no contention has been met.
+    limit: usize,
     quiet: u32,
 }
 
 impl Sizing {
     /// No contention has been met.
     pub(super) fn new() -> Self {
-        Self { limit: None, quiet: 0 }
+        Self { limit: usize::MAX, quiet: 0 }
     }
 
     /// Members that a transaction may have.
     pub(super) fn limit(&self) -> usize {
-        self.limit.unwrap_or(usize::MAX)
+        self.limit
     }
 
     /// A transaction of so many members met somebody else's locks.
     pub(super) fn contended(&mut self, members: usize) {
         if members > 1 {
-            self.limit = Some((members.min(self.limit()) / 2).max(1));
+            self.limit = (members.min(self.limit) / 2).max(1);
             self.quiet = 0;
         }
     }
 
-    /// A transaction of so many members, of a batch of so many, has committed.
-    pub(super) fn committed(&mut self, members: usize, batch: usize) {
-        let Some(limit) = self.limit else { return };
-        if members < limit {
+    /// A transaction of so many members has committed. Past the size of batches none is full, and the limit stays.
+    pub(super) fn committed(&mut self, members: usize) {
+        if members < self.limit {
             return;
         }
         self.quiet += 1;
         if self.quiet == QUIET {
             self.quiet = 0;
-            let next = limit + (limit / 4).max(1);
-            self.limit = (next < batch).then_some(next);
+            self.limit += (self.limit / 4).max(1);
         }
     }
 }
@@ -70,8 +68,8 @@ mod tests {
         sizing.contended(3);
         assert_eq!(sizing.limit(), 1);
         let mut transactions = 0;
-        while sizing.limit() < usize::MAX {
-            sizing.committed(sizing.limit(), 64);
+        while sizing.limit() < 64 {
+            sizing.committed(sizing.limit());
             transactions += 1;
         }
         assert!((100..1000).contains(&transactions), "{transactions}");
@@ -82,7 +80,7 @@ mod tests {
         let mut sizing = Sizing::new();
         sizing.contended(64);
         for _ in 0..1000 {
-            sizing.committed(31, 64);
+            sizing.committed(31);
         }
         assert_eq!(sizing.limit(), 32);
     }

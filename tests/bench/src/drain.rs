@@ -14,6 +14,9 @@ use crate::variant::Variant;
 use crate::worker::QUEUE;
 use crate::workload::orders;
 
+/// Where Hapax keeps what it has not done with.
+const UNFINISHED: [&str; 2] = ["hapax_parked", "hapax_outbox"];
+
 /// What one drain took.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Figures {
@@ -96,7 +99,7 @@ pub(crate) async fn finish(
 /// Waits until Hapax holds nothing back any more: duplicates may come after the last effect.
 pub(crate) async fn settle(fleet: &Fleet, effects: &mut Effects) -> Result<()> {
     let began = Instant::now();
-    for table in ["hapax_parked", "hapax_outbox"] {
+    for table in UNFINISHED {
         while effects.rows(table).await? > 0 {
             ensure!(began.elapsed() < STUCK, "messages stay in {table}\n{}", fleet.log_tail());
             tokio::time::sleep(LOOK).await;
@@ -110,7 +113,7 @@ async fn check(found: &mut Effects, variant: &Variant, effects: u64, remembered:
     let count = found.count().await?;
     ensure!(count == effects, "{effects} orders, {count} effects");
     let rows = if variant.is_hapax() {
-        for table in ["hapax_parked", "hapax_outbox"] {
+        for table in UNFINISHED {
             let rows = found.rows(table).await?;
             ensure!(rows == 0, "{rows} messages are in {table}");
         }

@@ -12,7 +12,7 @@ use crate::programs::Programs;
 use crate::progress::{Progress, Span};
 use crate::report::{Row, Section};
 use crate::stage::{Database, Effects, Place};
-use crate::variant::{Consumer, Hapax, Program, Variant, hapax_toml, names};
+use crate::variant::{Consumer, Hapax, Program, Variant, hapax_toml, named, names};
 use crate::worker::QUEUE;
 use crate::workload::{FIRST_MILLIS, Ids, Shape, orders, other_orders};
 
@@ -129,7 +129,7 @@ async fn one(
     };
     place.fill(QUEUE, &orders).await?;
     end_leases(place).await?;
-    let variant = variant(retention)?;
+    let variant = Variant { program: Program::Hapax(Hapax { retention, ..Hapax::USUAL }), ..named(names::HAPAX)? };
     let mut progress = Progress::Effects(Box::new(place.effects().await?));
     let mut effects = place.effects().await?;
     let before = effects.count().await?;
@@ -156,12 +156,6 @@ async fn end_leases(place: &Place) -> Result<()> {
         execute(&mut connection, "DELETE FROM hapax_leases".to_owned()).await?;
     }
     connection.close().await.context("closing the connection")
-}
-
-fn variant(retention: Option<&'static str>) -> Result<Variant> {
-    let usual = crate::variant::all(true).into_iter().find(|variant| variant.name == names::HAPAX);
-    let usual = usual.context("the usual variant is gone")?;
-    Ok(Variant { program: Program::Hapax(Hapax { retention, ..Hapax::USUAL }), ..usual })
 }
 
 /// Inbox rows deleted so far, as Postgres counts them: about a second late, but without reading the table.

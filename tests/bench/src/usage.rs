@@ -1,36 +1,27 @@
 //! What processes use, as the system counts it.
 
-use std::collections::HashMap;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
+use hapax_tests::descendants;
 
 /// CPU time of a process and its descendants, in microseconds.
 pub(crate) fn cpu_micros(pid: u32) -> Result<u64> {
-    let ticks = rustix::param::clock_ticks_per_second();
-    let processes = processes()?;
-    let mut sum = 0;
-    let mut next = vec![pid];
-    while let Some(pid) = next.pop() {
-        let Some(process) = processes.get(&pid) else { continue };
-        // Of children that have ended, only those who waited for them know.
-        sum += process.ticks;
-        next.extend(processes.iter().filter(|(_, child)| child.parent == pid).map(|(&child, _)| child));
-    }
-    Ok(sum * 1_000_000 / ticks)
+    // Of children that have ended, only those who waited for them know.
+    let ticks: u64 = family(pid)?.filter_map(ticks).sum();
+    Ok(ticks * 1_000_000 / rustix::param::clock_ticks_per_second())
 }
 
 /// Peak resident memory of a process and its living descendants, added up, in bytes.
 pub(crate) fn peak_memory(pid: u32) -> Result<u64> {
-    let processes = processes()?;
-    let mut sum = 0;
-    let mut next = vec![pid];
-    while let Some(pid) = next.pop() {
-        // One that has ended in the meantime has none.
-        sum += status_bytes(pid, "VmHWM:").unwrap_or(0);
-        next.extend(processes.iter().filter(|(_, child)| child.parent == pid).map(|(&child, _)| child));
-    }
-    Ok(sum)
+    // One that has ended in the meantime has none.
+    Ok(family(pid)?.filter_map(|pid| status_bytes(pid, "VmHWM:")).sum())
+}
+
+/// A process and its descendants.
+fn family(pid: u32) -> Result<impl Iterator<Item = u32>> {
+    std::fs::metadata("/proc/self/stat").context("the bench reads CPU times from /proc, so it runs on Linux")?;
+    Ok(std::iter::once(pid).chain(descendants(pid)))
 }
 
 /// Resident memory of a process alone, in bytes.
@@ -56,33 +47,17 @@ pub(crate) fn on_disk(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-struct ProcessUse {
-    parent: u32,
-    ticks: u64,
+/// CPU time of a process and of the children that it has waited for, in clock ticks.
+fn ticks(pid: u32) -> Option<u64> {
+    parse_ticks(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
-/// Every process that runs now.
-fn processes() -> Result<HashMap<u32, ProcessUse>> {
-    let mut processes = HashMap::new();
-    for entry in std::fs::read_dir("/proc").context("the bench reads CPU times from /proc, so it runs on Linux")? {
-        let Ok(entry) = entry else { continue };
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else { continue };
-        if let Some(process) = parse_stat(&stat) {
-            processes.insert(pid, process);
-        }
-    }
-    Ok(processes)
-}
-
-/// See proc_pid_stat(5): the name in parentheses may hold anything; 4 is the parent, 14 to 17 are times in ticks, own
-/// and of children waited for.
-fn parse_stat(stat: &str) -> Option<ProcessUse> {
+/// See proc_pid_stat(5): the name in parentheses may hold anything; 14 to 17 are times in ticks, own and of children
+/// waited for.
+fn parse_ticks(stat: &str) -> Option<u64> {
     let (_, rest) = stat.rsplit_once(')')?;
     let fields: Vec<&str> = rest.split_whitespace().collect();
-    let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
-    let ticks = number(14)? + number(15)? + number(16)? + number(17)?;
-    Some(ProcessUse { parent: u32::try_from(number(4)?).ok()?, ticks })
+    (14..=17).map(|field| fields.get(field - 3)?.parse::<u64>().ok()).sum()
 }
 
 #[cfg(test)]
@@ -92,8 +67,7 @@ mod tests {
     #[test]
     fn a_name_may_hold_spaces_and_parentheses() {
         let stat = "42 (a (b) c) S 7 42 42 0 -1 4194304 1 2 3 4 10 20 30 40 20 0 1 0 5";
-        let process = parse_stat(stat).unwrap();
-        assert_eq!((process.parent, process.ticks), (7, 100));
+        assert_eq!(parse_ticks(stat), Some(100));
     }
 
     #[test]

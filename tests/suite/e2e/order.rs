@@ -14,7 +14,7 @@ mod scenarios {
 
     use anyhow::Context as _;
     use hapax::broker::Outgoing;
-    use hapax_tests::{TestResult, wait_for};
+    use hapax_tests::TestResult;
     use serde_json::{Value as Json, json};
 
     use crate::hold::through;
@@ -97,13 +97,10 @@ mod scenarios {
         for n in [8, 13] {
             // Deliveries go to one host; what is parked, to whichever looks first.
             let begins = format!("message {n} begins");
-            let at = wait_for(PATIENCE, &begins, async || {
+            let at = world.wait_for(&begins, async || {
                 hosts.iter().position(|host| host.log().contains(&begins)).context("nobody has said so")
             });
-            let at = match at.await {
-                Ok(at) => at,
-                Err(error) => return Err(error.context(world.situation().await).into()),
-            };
+            let at = at.await?;
             hosts.swap_remove(at).kill9().await?;
             if hosts.is_empty() {
                 hosts.push(world.another_host("the next host").await?);

@@ -1,5 +1,6 @@
 //! A world for one test: servers (or files), a queue, a database with business tables, and hosts to run on them.
 
+use std::fmt::Display;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -357,15 +358,23 @@ impl World {
 
     /// Waits until a query returns that number.
     pub(crate) async fn wait_number(&self, sql: &str, wanted: i64) -> Result<()> {
-        wait_for(PATIENCE, format!("{sql} = {wanted}"), async || {
+        self.wait_for(format!("{sql} = {wanted}"), async || {
             let found = self.number(sql).await?;
             if found == wanted { Ok(()) } else { bail!("it is {found}") }
         })
         .await
     }
 
-    /// Where messages are, for the error of a test that waited in vain.
-    pub(crate) async fn situation(&self) -> String {
+    /// Tries until it succeeds; the error of a wait in vain says where messages are.
+    pub(crate) async fn wait_for<T>(&self, what: impl Display, attempt: impl AsyncFnMut() -> Result<T>) -> Result<T> {
+        match wait_for(PATIENCE, what, attempt).await {
+            Ok(found) => Ok(found),
+            Err(error) => Err(error.context(self.situation().await)),
+        }
+    }
+
+    /// Where messages are.
+    async fn situation(&self) -> String {
         let queue = match &self.vhost {
             Some(vhost) => format!("{:?}", vhost.queue(QUEUE).await),
             None => "embedded".to_owned(),

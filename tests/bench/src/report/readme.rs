@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use serde_json::Value as Json;
+
 use super::targets::with_unit;
 
 /// Between these the README quotes targets, each in a row of a table: what, and how much.
@@ -23,33 +25,37 @@ fn quoted(readme: &str) -> Vec<(String, String)> {
     cells.map(|cells| (cells[0].to_owned(), cells[1].to_owned())).collect()
 }
 
+/// What the results say of each target, in their order.
+fn targets(results: &Json) -> Vec<(String, String)> {
+    let targets = results["targets"].as_array().unwrap();
+    let cells = targets.iter().map(|target| {
+        let figure = target["measured"].as_f64().unwrap_or(f64::NAN);
+        (target["what"].as_str().unwrap().to_owned(), with_unit(figure, target["unit"].as_str().unwrap()))
+    });
+    cells.collect()
+}
+
+fn results() -> Json {
+    serde_json::from_str(&read("tests/bench/results.json")).unwrap()
+}
+
 #[test]
 fn the_readme_quotes_the_results_as_they_are() {
-    let results: serde_json::Value = serde_json::from_str(&read("tests/bench/results.json")).unwrap();
+    let results = results();
     assert!(results["void"].is_null(), "{}", results["void"]);
-    let targets: HashMap<&str, String> = results["targets"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|target| {
-            let figure = target["measured"].as_f64().unwrap_or(f64::NAN);
-            (target["what"].as_str().unwrap(), with_unit(figure, target["unit"].as_str().unwrap()))
-        })
-        .collect();
+    let targets: HashMap<String, String> = targets(&results).into_iter().collect();
     let quoted = quoted(&read("README.md"));
     assert!(!quoted.is_empty());
     for (what, figure) in quoted {
-        assert_eq!(targets.get(what.as_str()), Some(&figure), "{what}");
+        assert_eq!(targets.get(&what), Some(&figure), "{what}");
     }
 }
 
 #[test]
 fn the_page_shows_what_the_json_holds() {
-    let (json, page) = (read("tests/bench/results.json"), read("tests/bench/RESULTS.md"));
-    let results: serde_json::Value = serde_json::from_str(&json).unwrap();
-    for target in results["targets"].as_array().unwrap() {
-        let figure = with_unit(target["measured"].as_f64().unwrap_or(f64::NAN), target["unit"].as_str().unwrap());
-        let row = format!("| {} | {figure} |", target["what"].as_str().unwrap());
+    let page = read("tests/bench/RESULTS.md");
+    for (what, figure) in targets(&results()) {
+        let row = format!("| {what} | {figure} |");
         assert!(page.contains(&row), "RESULTS.md has no row {row}");
     }
 }

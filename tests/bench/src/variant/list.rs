@@ -1,5 +1,7 @@
 //! Every variant, in the order in which a round runs them.
 
+use anyhow::{Context as _, Result};
+
 use super::{Handler, Hapax, Language, Program, Remembered, Scene, Variant};
 use crate::stage::Database;
 use crate::workload::Shape;
@@ -48,6 +50,15 @@ pub(crate) fn all(quick: bool) -> Vec<Variant> {
     variants.extend(in_other_languages(quick));
     variants.extend(hapax());
     variants
+}
+
+/// The variant of that name.
+///
+/// # Errors
+/// When there is none.
+pub(crate) fn named(name: &str) -> Result<Variant> {
+    let found = all(false).into_iter().find(|variant| variant.name == name);
+    found.with_context(|| format!("no variant is called {name:?}"))
 }
 
 /// What people write, in Rust.

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::stage::Database;
 use crate::workload::Shape;
 
-pub(crate) use list::{all, names};
+pub(crate) use list::{all, named, names};
 pub(crate) use setup::{Consumer, hapax_toml};
 
 /// One line of the table.
