@@ -239,6 +239,7 @@ async fn prepare(
         retry: config.retry,
         time_limit: config.limits.time,
         batch_max_time: config.batch.max_time,
+        run_ahead: config.batch.run_ahead,
         dead_letter: config
             .dead_letter
             .as_ref()

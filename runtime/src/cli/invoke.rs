@@ -327,6 +327,7 @@ async fn attempt(
     connection: Box<dyn Connection>,
 ) -> (Finished, Vec<record::Statement>) {
     let (recording, log) = Recording::around(connection);
-    let finished = Instance::start_and_call(module, &ground.context, call.clone(), Box::new(recording)).await;
+    let recording: Box<dyn Connection> = Box::new(recording);
+    let finished = Instance::start_and_call(module, &ground.context, call.clone(), recording).await;
     (finished, log.take())
 }

@@ -30,6 +30,8 @@ pub struct Batch {
     pub max_messages: u16,
     /// No member starts later than this after the first one.
     pub max_time: Duration,
+    /// Handlers may go on with the answers that their statements always have, before the database has given them.
+    pub run_ahead: bool,
 }
 
 /// What one attempt may use.
@@ -135,6 +137,7 @@ pub(super) fn batch(reader: &mut Reader<'_>, limits: Limits) -> Batch {
         // One claim is one statement, and databases take some ten thousand parameters in one.
         max_messages: reader.get("max_messages", 64, |f| f.integer(1..=4096)),
         max_time: reader.get("max_time", SECOND.min(limits.time), |f| f.duration(MILLISECOND..=10 * MINUTE)),
+        run_ahead: reader.get("run_ahead", true, Field::boolean),
     }
 }
 

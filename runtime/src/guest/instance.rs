@@ -8,6 +8,7 @@ use tracing::{Instrument as _, Span};
 use wasmtime::Store;
 use wasmtime::component::TypedFunc;
 
+use super::ahead::{Ahead, Line};
 use super::bindings::types;
 use super::engine::EngineError;
 use super::grants::ConsumerContext;
@@ -61,30 +62,30 @@ impl Instance {
         module: &Arc<Module>,
         consumer: &Arc<ConsumerContext>,
         call: Call,
-        connection: Box<dyn Connection>,
+        line: impl Into<Line>,
     ) -> Finished {
         let span = attempt_span(module, consumer, &call);
-        Self::started_and_called(module, consumer, call, connection).instrument(span).await
+        Self::started_and_called(module, consumer, call, line.into()).instrument(span).await
     }
 
     async fn started_and_called(
         module: &Arc<Module>,
         consumer: &Arc<ConsumerContext>,
         call: Call,
-        connection: Box<dyn Connection>,
+        line: Line,
     ) -> Finished {
         let started = Instant::now();
         let lent = Lent::default();
-        lent.lend(connection).await;
+        lent.lend(line).await;
         let (made, ping) = lent.beside(consumer.ping_every, Self::new(module, consumer)).await;
         let verdict = match (made, lent.take_back().await, ping) {
-            (Ok(instance), Some(connection), None) => {
-                let mut finished = instance.attempt(call, connection).await;
+            (Ok(instance), Some(line), None) => {
+                let mut finished = instance.attempt(call, line).await;
                 finished.elapsed = started.elapsed();
                 return finished;
             }
-            (Err(error), Some(connection), None) => {
-                return not_run(module, error.into_verdict(), Some(connection), started);
+            (Err(error), Some(line), None) => {
+                return not_run(module, error.into_verdict(), Some(line), started);
             }
             (_, _, Some(error)) => Verdict::Infrastructure(error),
             (_, None, None) => Verdict::Infrastructure(gone()),
@@ -146,16 +147,16 @@ impl Instance {
     ///
     /// It always ends about as soon as the time limit: whatever the guest does, whatever the database does. Dropping the
     /// future drops the instance, and stops a running statement at the server.
-    pub async fn call(self, call: Call, connection: Box<dyn Connection>) -> Finished {
+    pub async fn call(self, call: Call, line: impl Into<Line>) -> Finished {
         let span = attempt_span(&self.0.module, &self.0.consumer, &call);
-        self.attempt(call, connection).instrument(span).await
+        self.attempt(call, line.into()).instrument(span).await
     }
 
-    async fn attempt(mut self, call: Call, connection: Box<dyn Connection>) -> Finished {
+    async fn attempt(mut self, call: Call, line: Line) -> Finished {
         let started = Instant::now();
         let inner = &mut *self.0;
         let limit = call.time_limit.min(inner.consumer.limits.time);
-        inner.begin(&call, connection, started + limit).await;
+        inner.begin(&call, line, started + limit).await;
         let (ending, ping) = inner.run(&call, limit).await;
         let spent = matches!(ending, Ending::Stopped(_)) || inner.is_worn();
         let sql = inner.store.data_mut().sql.finish();
@@ -164,7 +165,7 @@ impl Instance {
         let (lent, module) = (Arc::clone(&inner.lent), inner.module.digest);
         // The guest's memory goes before the wait for the database.
         let instance = (!spent).then_some(self);
-        let connection = lent.take_back().await;
+        let (connection, ahead) = parts(lent.take_back().await);
         let verdict = match judge(ending, sql.failure, ping) {
             // Whatever became of the connection, the transaction went with it.
             Verdict::Ok if connection.is_none() => Verdict::Infrastructure(gone()),
@@ -172,15 +173,15 @@ impl Instance {
         };
         let outbox = if verdict == Verdict::Ok { outbox } else { Vec::new() };
         let elapsed = started.elapsed();
-        Finished { verdict, outbox, connection, touched_sql: sql.touched, instance, module, elapsed }
+        Finished { verdict, outbox, connection, ahead, touched_sql: sql.touched, instance, module, elapsed }
     }
 }
 
 impl Inner {
-    async fn begin(&mut self, call: &Call, connection: Box<dyn Connection>, deadline: Instant) {
+    async fn begin(&mut self, call: &Call, line: Line, deadline: Instant) {
         self.calls = self.calls.saturating_add(1);
         self.output.begin(speaker(&self.module, &self.consumer, Some(call)), self.consumer.limits.output);
-        self.lent.lend(connection).await;
+        self.lent.lend(line).await;
         let state = self.store.data_mut();
         state.context.begin(call.clone(), deadline);
         state.sql.begin();
@@ -267,16 +268,23 @@ fn attempt_span(module: &Module, consumer: &ConsumerContext, call: &Call) -> Spa
 }
 
 /// What is left of an attempt without an instance.
-fn not_run(module: &Module, verdict: Verdict, connection: Option<Box<dyn Connection>>, started: Instant) -> Finished {
+fn not_run(module: &Module, verdict: Verdict, line: Option<Line>, started: Instant) -> Finished {
+    let (connection, ahead) = parts(line);
     Finished {
         verdict,
         outbox: Vec::new(),
         connection,
+        ahead,
         touched_sql: false,
         instance: None,
         module: module.digest,
         elapsed: started.elapsed(),
     }
+}
+
+/// A lost connection takes with it what ran ahead on it.
+fn parts(line: Option<Line>) -> (Option<Box<dyn Connection>>, Ahead) {
+    line.map_or_else(Default::default, |line| (Some(line.connection), line.ahead))
 }
 
 fn speaker(module: &Module, consumer: &ConsumerContext, call: Option<&Call>) -> Speaker {

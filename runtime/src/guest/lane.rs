@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::ahead::{Ahead, Line};
 use super::grants::ConsumerContext;
 use super::instance::Instance;
 use super::module::Module;
@@ -15,12 +16,13 @@ pub struct LaneGuest {
     consumer: Arc<ConsumerContext>,
     pinned: Arc<Module>,
     instance: Option<Instance>,
+    ahead: Ahead,
 }
 
 impl LaneGuest {
     /// A guest without an instance yet.
     pub fn new(slot: Arc<ModuleSlot>, consumer: Arc<ConsumerContext>) -> Self {
-        Self { pinned: slot.current(), slot, consumer, instance: None }
+        Self { pinned: slot.current(), slot, consumer, instance: None, ahead: Ahead::default() }
     }
 
     /// Takes the newest module for the calls that follow, until it is asked again: a batch runs on one module, the one
@@ -35,20 +37,29 @@ impl LaneGuest {
         &self.pinned
     }
 
-    /// Makes one attempt on the pinned module. [`Finished::instance`] is none: the lane's guest keeps it.
+    /// Makes one attempt on the pinned module. The lane's guest keeps the instance and
+    /// what runs ahead: in [`Finished`] there is neither.
     pub async fn call(&mut self, call: Call, connection: Box<dyn Connection>) -> Finished {
         let module = Arc::clone(&self.pinned);
+        let line = Line { connection, ahead: std::mem::take(&mut self.ahead) };
         let kept = self.instance.take().filter(|instance| Arc::ptr_eq(instance.module(), &module));
         let mut finished = match kept {
-            Some(instance) => instance.call(call, connection).await,
-            None => Instance::start_and_call(&module, &self.consumer, call, connection).await,
+            Some(instance) => instance.call(call, line).await,
+            None => Instance::start_and_call(&module, &self.consumer, call, line).await,
         };
         self.instance = finished.instance.take();
+        self.ahead = std::mem::take(&mut finished.ahead);
         finished
     }
 
-    /// Drops the instance: what it remembers stems from a transaction that was rolled back.
+    /// What runs ahead of the database on the lane's connection.
+    pub fn ahead(&mut self) -> &mut Ahead {
+        &mut self.ahead
+    }
+
+    /// Drops the instance, and what waits to be sent: what they remember stems from a transaction that was rolled back.
     pub fn discard(&mut self) {
         self.instance = None;
+        self.ahead.forget();
     }
 }

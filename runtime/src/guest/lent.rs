@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex, MutexGuard};
 
+use super::ahead::{Ahead, Line, Refuted};
 use crate::ledger::database::{Connection, DbError, DbErrorKind};
 use crate::ledger::value::{Executed, Param, ResultSet, RowLimits};
 
@@ -22,7 +23,7 @@ const PING_WAIT: Duration = Duration::from_secs(2);
 /// A place for a connection.
 #[derive(Default)]
 pub(crate) struct Lent {
-    connection: Mutex<Option<Box<dyn Connection>>>,
+    line: Mutex<Option<Line>>,
     /// A statement is on its way, or was when its future was dropped.
     busy: AtomicBool,
     /// An error said that the connection is gone.
@@ -32,8 +33,8 @@ pub(crate) struct Lent {
 
 impl Lent {
     /// Lends a connection for a call.
-    pub(crate) async fn lend(&self, connection: Box<dyn Connection>) {
-        *self.connection.lock().await = Some(connection);
+    pub(crate) async fn lend(&self, line: Line) {
+        *self.line.lock().await = Some(line);
         self.busy.store(false, Ordering::Relaxed);
         self.lost.store(false, Ordering::Relaxed);
         self.used();
@@ -41,7 +42,7 @@ impl Lent {
 
     /// Waits for the connection's other user, if there is one.
     pub(crate) async fn session(&self) -> Session<'_> {
-        Session { connection: self.connection.lock().await, lent: self }
+        Session { line: self.line.lock().await, lent: self }
     }
 
     /// Waits for guest code, and keeps the connection alive beside it. The second answer is the error of a ping that
@@ -82,11 +83,11 @@ impl Lent {
                 continue;
             }
             // Held by a statement: that is a sign of life in itself, and its end will be the next.
-            let Ok(connection) = self.connection.try_lock() else {
+            let Ok(line) = self.line.try_lock() else {
                 tokio::time::sleep(every).await;
                 continue;
             };
-            let mut session = Session { connection, lent: self };
+            let mut session = Session { line, lent: self };
             if let Err(error) = session.ping(every).await {
                 return error;
             }
@@ -99,17 +100,17 @@ impl Lent {
     }
 
     /// Ends the loan. None: the connection was lost, or had to be killed.
-    pub(crate) async fn take_back(&self) -> Option<Box<dyn Connection>> {
-        let connection = self.connection.lock().await.take()?;
+    pub(crate) async fn take_back(&self) -> Option<Line> {
+        let line = self.line.lock().await.take()?;
         if self.is_busy() {
-            let killed = kill(connection);
+            let killed = kill(line.connection);
             // The kill runs in a task of its own, so that giving up the wait does not give up the kill.
             let _ = tokio::time::timeout(KILL_WAIT, killed).await;
             None
         } else if self.lost.load(Ordering::Relaxed) {
             None
         } else {
-            Some(connection)
+            Some(line)
         }
     }
 
@@ -127,9 +128,9 @@ impl Drop for Lent {
     fn drop(&mut self) {
         if self.is_busy()
             && tokio::runtime::Handle::try_current().is_ok()
-            && let Some(connection) = self.connection.get_mut().take()
+            && let Some(line) = self.line.get_mut().take()
         {
-            drop(kill(connection));
+            drop(kill(line.connection));
         }
     }
 }
@@ -144,15 +145,18 @@ fn kill(connection: Box<dyn Connection>) -> tokio::task::JoinHandle<()> {
 
 /// Exclusive use of the lent connection.
 pub(crate) struct Session<'a> {
-    connection: MutexGuard<'a, Option<Box<dyn Connection>>>,
+    line: MutexGuard<'a, Option<Line>>,
     lent: &'a Lent,
 }
 
 impl Session<'_> {
     /// Runs a statement for at most `limit`.
     pub(crate) async fn execute(&mut self, sql: &str, params: &[Param], limit: Duration) -> Result<Executed, DbError> {
-        let connection = self.connection.as_deref_mut().ok_or_else(gone)?;
-        self.lent.timed(sql, connection.execute(sql, params), limit).await
+        let Line { connection, ahead } = self.line.as_mut().ok_or_else(gone)?;
+        ahead.arrived();
+        let executed = self.lent.timed(sql, connection.execute(sql, params), limit).await?;
+        ahead.answered(sql, executed);
+        Ok(executed)
     }
 
     /// Runs a query for at most `limit`.
@@ -163,12 +167,39 @@ impl Session<'_> {
         rows: RowLimits,
         limit: Duration,
     ) -> Result<ResultSet, DbError> {
-        let connection = self.connection.as_deref_mut().ok_or_else(gone)?;
+        let Line { connection, .. } = self.line.as_mut().ok_or_else(gone)?;
         self.lent.timed(sql, connection.query(sql, params, rows), limit).await
     }
 
+    /// What runs ahead on it.
+    pub(crate) fn ahead(&mut self) -> Option<&mut Ahead> {
+        self.line.as_mut().map(|line| &mut line.ahead)
+    }
+
+    /// Sends the statements that handlers have run ahead of, each for at most `limit`.
+    pub(crate) async fn catch_up(&mut self, limit: Duration) -> Result<(), Refuted> {
+        let Some(Line { connection, ahead }) = self.line.as_mut() else { return Ok(()) };
+        if ahead.is_level() {
+            return Ok(());
+        }
+        let (place, count) = (ahead.first(), u32::try_from(ahead.waiting()).unwrap_or(u32::MAX));
+        let mut refuted = None;
+        let sent = async {
+            let Err(found) = ahead.catch_up(connection.as_mut()).await else { return Ok(()) };
+            let error = found.error.clone();
+            refuted = Some(found);
+            error.map_or(Ok(()), Err)
+        };
+        let sent = self.lent.timed("(run ahead of)", sent, limit.saturating_mul(count)).await;
+        match (refuted, sent) {
+            (Some(refuted), _) => Err(refuted),
+            (None, Err(error)) => Err(Refuted { place, error: Some(error) }),
+            (None, Ok(())) => Ok(()),
+        }
+    }
+
     async fn ping(&mut self, limit: Duration) -> Result<(), DbError> {
-        let connection = self.connection.as_deref_mut().ok_or_else(gone)?;
+        let Line { connection, .. } = self.line.as_mut().ok_or_else(gone)?;
         let pinged = self.lent.timed("(ping)", connection.ping(), limit).await;
         // A server that does not answer a ping in time is down; it is not the handler that was slow.
         pinged.map_err(|error| DbError { kind: DbErrorKind::Infrastructure, ..error })
@@ -223,7 +254,7 @@ mod tests {
     #[tokio::test]
     async fn a_connection_that_nobody_uses_is_pinged() {
         let (lent, fake) = (Lent::default(), Fake::default());
-        lent.lend(Box::new(fake.clone())).await;
+        lent.lend(fake.line()).await;
         // Stops between two pings: one that is cut off would cost the connection, as a statement does.
         let pinged_thrice = async {
             while fake.sent().len() < 3 || lent.is_busy() {
@@ -241,7 +272,7 @@ mod tests {
     #[tokio::test]
     async fn nobody_is_woken_again_and_again_while_a_statement_runs() {
         let lent = Lent::default();
-        lent.lend(Box::new(Fake::default())).await;
+        lent.lend(Fake::default().line()).await;
         let _statement = lent.session().await;
         let mut keep_alive = std::pin::pin!(lent.keep_alive(Duration::from_millis(30)));
         let mut wakes = 0;
@@ -257,7 +288,7 @@ mod tests {
     async fn a_statement_that_takes_too_long_costs_the_connection() {
         let (lent, fake) = (Lent::default(), Fake::default());
         fake.0.lock().unwrap().delay = Duration::from_secs(60);
-        lent.lend(Box::new(fake.clone())).await;
+        lent.lend(fake.line()).await;
         let error = lent.session().await.execute("SELECT 1", &[], Duration::from_millis(20)).await.unwrap_err();
         assert_eq!((error.kind, error.connection_lost), (DbErrorKind::TimedOut, true));
         assert!(lent.take_back().await.is_none());
@@ -268,7 +299,7 @@ mod tests {
     async fn a_call_that_is_dropped_halfway_kills_its_statement() {
         let (lent, fake) = (Lent::default(), Fake::default());
         fake.0.lock().unwrap().delay = Duration::from_secs(60);
-        lent.lend(Box::new(fake.clone())).await;
+        lent.lend(fake.line()).await;
         let call = async { lent.session().await.execute("SELECT 1", &[], Duration::from_secs(90)).await };
         assert!(tokio::time::timeout(Duration::from_millis(20), call).await.is_err());
         drop(lent);
@@ -280,7 +311,7 @@ mod tests {
     async fn a_lost_connection_is_not_given_back() {
         let (lent, fake) = (Lent::default(), Fake::default());
         fake.answer(Err(gone()));
-        lent.lend(Box::new(fake.clone())).await;
+        lent.lend(fake.line()).await;
         assert!(lent.session().await.execute("SELECT 1", &[], Duration::from_secs(1)).await.is_err());
         assert!(lent.take_back().await.is_none());
         assert_eq!(fake.sent(), ["SELECT 1/0"], "there is nothing left to kill");

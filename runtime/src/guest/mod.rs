@@ -4,6 +4,7 @@
 //! holds a consumer's current one; an [`Instance`](instance::Instance) is one live copy of it, kept by a
 //! [`LaneGuest`](lane::LaneGuest) and reused; a [`Call`] is one attempt, and [`Finished`] what it came to.
 
+pub mod ahead;
 mod bindings;
 pub mod cache;
 pub mod compile;
@@ -33,6 +34,7 @@ use crate::broker::Outgoing;
 use crate::ledger::database::{Connection, DbError};
 use crate::message::{Message, MessageId};
 
+use ahead::{Ahead, Refuted};
 use module::CONTRACT;
 
 /// The first 8 bytes of a module's SHA-256 name it in the inbox; people see them in hex.
@@ -111,6 +113,8 @@ pub struct Finished {
     pub outbox: Vec<Outgoing>,
     /// The lane's connection, unless it went down with the attempt (time-out, trap inside a statement).
     pub connection: Option<Box<dyn Connection>>,
+    /// What runs ahead of the database on that connection.
+    pub ahead: Ahead,
     /// The guest changed rows or tried to, or a statement failed: a failed attempt without that leaves nothing to roll
     /// back.
     pub touched_sql: bool,
@@ -133,4 +137,7 @@ pub enum Verdict {
     Contention(DbError),
     /// The database failed: uncounted.
     Infrastructure(DbError),
+    /// A statement that this attempt or one before it had run ahead of was answered differently: uncounted, and all that
+    /// came after that statement is to be made again.
+    Refuted(Refuted),
 }

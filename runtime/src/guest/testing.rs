@@ -6,6 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use super::ahead::Line;
 use super::grants::{ConsumerContext, Grants, Limits};
 use super::{Call, Phase};
 use crate::ledger::database::{Connection, DbError, Dialect, KillSwitch};
@@ -59,6 +60,12 @@ impl Fake {
 
     pub(crate) fn answer(&self, answer: Result<Executed, DbError>) {
         self.0.lock().unwrap().answers.push(answer);
+    }
+
+    /// As it is lent.
+    pub(crate) fn line(&self) -> Line {
+        let connection: Box<dyn Connection> = Box::new(self.clone());
+        connection.into()
     }
 
     async fn run(&self, what: String) -> Result<Executed, DbError> {

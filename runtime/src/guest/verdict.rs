@@ -27,6 +27,7 @@ pub(crate) enum Ending {
 pub(crate) fn judge(ending: Ending, sql: Option<SqlFailure>, ping: Option<DbError>) -> Verdict {
     let sql_error = sql.as_ref().map(|failure| failure.message().to_owned());
     match sql {
+        Some(SqlFailure::Refuted(refuted)) => return Verdict::Refuted(refuted),
         Some(SqlFailure::Database(error)) if error.kind == DbErrorKind::Contention => {
             return Verdict::Contention(error);
         }
@@ -128,6 +129,7 @@ pub(crate) fn size(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::guest::ahead::Refuted;
     use crate::guest::bindings::sql::ErrorKind;
 
     fn database(kind: DbErrorKind) -> DbError {
@@ -151,12 +153,14 @@ mod tests {
         let contention = || sql(Some(database(DbErrorKind::Contention)));
         let infrastructure = || sql(Some(database(DbErrorKind::Infrastructure)));
         let constraint = || sql(Some(database(DbErrorKind::Constraint)));
+        let refuted = || Some(SqlFailure::Refuted(Refuted { place: 0, error: None }));
         let ping = || Some(database(DbErrorKind::Infrastructure));
         let word = |verdict: Verdict| match verdict {
             Verdict::Ok => "ok".to_owned(),
             Verdict::Failed(failure) => failure.code.unwrap(),
             Verdict::Contention(_) => "contention".to_owned(),
             Verdict::Infrastructure(_) => "infrastructure".to_owned(),
+            Verdict::Refuted(_) => "refuted".to_owned(),
         };
         for (ending, sql, ping, expected) in [
             (ok(), None, None, "ok"),
@@ -169,6 +173,9 @@ mod tests {
             (ok(), contention(), None, "contention"),
             (err(), contention(), None, "contention"),
             (trap(), contention(), ping(), "contention"),
+            (ok(), refuted(), None, "refuted"),
+            (err(), refuted(), ping(), "refuted"),
+            (trap(), refuted(), None, "refuted"),
             (ok(), infrastructure(), None, "infrastructure"),
             (trap(), infrastructure(), None, "infrastructure"),
             (ok(), None, ping(), "infrastructure"),

@@ -101,6 +101,24 @@ pub struct Migration {
     pub sql: String,
 }
 
+/// One of several statements.
+#[derive(Debug, Clone, Copy)]
+pub struct Statement<'a> {
+    /// Its text.
+    pub sql: &'a str,
+    /// Its parameters.
+    pub params: &'a [Param],
+}
+
+/// How far several statements came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stopped {
+    /// What those before the one that failed have changed.
+    pub executed: Vec<Executed>,
+    /// Why it failed.
+    pub error: DbError,
+}
+
 /// One connection, with at most one transaction. Dropping it mid-statement is allowed: the connection is then closed,
 /// never reused.
 #[async_trait]
@@ -131,6 +149,19 @@ pub trait Connection: Send {
 
     /// Runs one statement that returns no rows. Parameters are bound by the types that the prepared statement reports.
     async fn execute(&mut self, sql: &str, params: &[Param]) -> Result<Executed, DbError>;
+
+    /// Runs statements that return no rows, in their order, in as few round trips as the database allows. Stops at the
+    /// first that fails: those after it have not run.
+    async fn execute_all(&mut self, statements: &[Statement<'_>]) -> Result<Vec<Executed>, Stopped> {
+        let mut executed = Vec::with_capacity(statements.len());
+        for statement in statements {
+            match self.execute(statement.sql, statement.params).await {
+                Ok(done) => executed.push(done),
+                Err(error) => return Err(Stopped { executed, error }),
+            }
+        }
+        Ok(executed)
+    }
 
     /// Runs one statement that returns rows. Past `limits` the rest is read and thrown away, and the answer is
     /// [`DbErrorKind::TooLarge`].

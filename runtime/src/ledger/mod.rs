@@ -16,6 +16,7 @@ pub mod postgres;
 mod scan;
 pub mod sqlite;
 pub mod statements;
+pub(crate) mod together;
 pub mod upkeep;
 pub mod value;
 

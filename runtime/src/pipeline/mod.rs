@@ -109,7 +109,8 @@ pub struct Pipeline {
     shared: Arc<Shared>,
     guest: LaneGuest,
     connection: Option<Box<dyn Connection>>,
-    /// Share of recent attempts that failed, 0 to 1: the larger, the closer together savepoints are.
+    /// Share of recent attempts that took others with them when they failed, 0 to 1: the larger, the closer together
+    /// savepoints are.
     failing: f64,
     sizing: Sizing,
 }
@@ -132,7 +133,7 @@ impl Pipeline {
                 return Err(Box::new(Interrupted { members, report, fault: Fault::Lock(error) }));
             }
         };
-        let spacing = pass::spacing(self.failing);
+        let spacing = pass::spacing(self.failing, self.shared.run_ahead);
         let mut work: VecDeque<Batch> =
             gather::split_lone(members, self.sizing.limit()).map(|members| Batch::new(members, spacing)).collect();
         while let Some(mut batch) = work.pop_front() {
@@ -192,7 +193,14 @@ impl Pipeline {
 
         let order = gather::in_order(members);
         let mut pass = Pass::new(members.len(), batch.spacing);
-        while let Some(&index) = order.get(pass.at) {
+        loop {
+            let Some(&index) = order.get(pass.at) else {
+                // Whoever has run ahead may have to come back.
+                match self.catch_up(&mut pass).await? {
+                    true => break,
+                    false => continue,
+                }
+            };
             let member = &members[index];
             if owned.lost(member) {
                 // Somebody else is at it, and what comes after it must wait for them where the order counts.
@@ -229,6 +237,7 @@ impl Pipeline {
 
     /// Begins on the lane's connection, opening one if need be. `crowded`: what cannot have a lock soon is not waited for.
     async fn begin(&mut self, crowded: bool) -> Result<(), DbError> {
+        self.guest.ahead().forget();
         let connection = self.lane_connection().await?;
         if crowded { connection.begin_impatient(CROWDED_LOCK_WAIT).await } else { connection.begin().await }
     }
@@ -237,7 +246,7 @@ impl Pipeline {
     fn connection(&mut self) -> Result<&mut dyn Connection, DbError> {
         match &mut self.connection {
             Some(connection) => Ok(connection.as_mut()),
-            None => Err(DbError::infrastructure("the lane's connection went down in the middle of a transaction")),
+            None => Err(lost_connection()),
         }
     }
 
@@ -267,11 +276,18 @@ impl Pipeline {
             return Ok(Some(Outcome::Unidentified(Reason::NoId, error).into()));
         };
         if pass.wants_savepoint(index, member.failed_among_others) {
+            if !self.catch_up(pass).await? {
+                return Ok(None);
+            }
             self.connection()?.savepoint().await?;
             pass.savepoint_set();
         }
         let first = pass.begins(index);
-        let Some(connection) = self.connection.take() else { return Err(self.lost_connection()) };
+        // One that is alone has nobody to share a round trip with, and one that has failed is to hear the truth.
+        let ahead =
+            self.shared.run_ahead && batch.members.len() > 1 && !pass.is_apart(index, member.failed_among_others);
+        self.guest.ahead().begin(index, ahead);
+        let Some(connection) = self.connection.take() else { return Err(lost_connection().into()) };
         let Finished { verdict, outbox, connection, touched_sql, elapsed, .. } =
             self.guest.call(call, connection).await;
         self.connection = connection;
@@ -282,17 +298,33 @@ impl Pipeline {
             Verdict::Failed(failure) => Outcome::Failed(failure),
             Verdict::Contention(error) => return Err(Trouble::Contended { index, message: error.to_string() }),
             Verdict::Infrastructure(error) => return Err(Trouble::Infrastructure { index: Some(index), error }),
+            Verdict::Refuted(refuted) => return self.refuted(refuted, pass).await.map(|()| None),
         };
         if self.connection.is_none() {
-            return Err(Trouble::Lost { index, outcome, first });
+            return Err(Trouble::Lost { index, outcome, first: first && !ahead });
         }
-        let undone = matches!(outcome, Outcome::Failed(_)) && touched_sql;
-        if !undone {
-            return Ok(Some(Attempted { outcome, outbox, undone }));
+        if matches!(outcome, Outcome::Failed(_)) && touched_sql {
+            return self.undo(index, outcome, first, pass).await;
+        }
+        Ok(Some(Attempted { outcome, outbox, undone: false }))
+    }
+
+    /// Undoes an attempt that has failed, with everything since the last savepoint. None as for [`Self::attempt`].
+    async fn undo(
+        &mut self,
+        index: usize,
+        outcome: Outcome,
+        first: bool,
+        pass: &mut Pass,
+    ) -> Result<Option<Attempted>, Trouble> {
+        // It may have failed for what it was told before the database had spoken.
+        if !self.part(pass).await? || !self.catch_up(pass).await? {
+            return Ok(None);
         }
         let undo = pass.failed();
+        self.weigh(undo != Undo::Own);
         if undo == Undo::All {
-            return Err(Trouble::Undo { index, outcome, first });
+            return Err(Trouble::Undo { index, verdict: first.then_some(outcome) });
         }
         self.connection()?.rollback_to_savepoint().await?;
         // What the instance remembers never happened.
@@ -301,11 +333,7 @@ impl Pipeline {
             pass.go_back(index);
             return Ok(None);
         }
-        Ok(Some(Attempted { outcome, outbox, undone }))
-    }
-
-    fn lost_connection(&self) -> Trouble {
-        Trouble::from(DbError::infrastructure("the lane's connection went down in the middle of a transaction"))
+        Ok(Some(Attempted { outcome, outbox: Vec::new(), undone: true }))
     }
 
     /// COMMIT. An error that is a handler's fault is a deferred constraint, checked at last: whose, only a transaction
@@ -318,8 +346,8 @@ impl Pipeline {
                 Ok(())
             }
             Err(error) if error.is_handlers_fault() && pass.executed == 1 => {
-                let outcome = Outcome::Failed(failure_of(&error));
-                Err(Trouble::Undo { index: pass.last, outcome, first: true })
+                let verdict = Some(Outcome::Failed(failure_of(&error)));
+                Err(Trouble::Undo { index: pass.last, verdict })
             }
             Err(error) if error.is_handlers_fault() => Err(Trouble::HostContended(error)),
             Err(error) => Err(error.into()),
@@ -349,18 +377,25 @@ impl Pipeline {
     }
 
     fn count(&mut self, outcome: &Outcome, disposition: &Disposition, verdicts: &mut Verdicts) {
-        let failed = match (outcome, disposition) {
-            (Outcome::Completed | Outcome::Compensated, _) => false,
-            (Outcome::Failed(_), _) => true,
-            _ => return,
-        };
+        if !matches!(outcome, Outcome::Completed | Outcome::Compensated | Outcome::Failed(_)) {
+            return;
+        }
         if matches!(disposition, Disposition::Retry { .. }) {
             verdicts.transient += 1;
         } else {
             verdicts.answered += 1;
         }
-        self.failing += (f64::from(u8::from(failed)) - self.failing) / 200.0;
+        self.weigh(false);
     }
+
+    /// Counts an attempt into the share of those that took others with them.
+    fn weigh(&mut self, took_others: bool) {
+        self.failing += (f64::from(u8::from(took_others)) - self.failing) / 200.0;
+    }
+}
+
+fn lost_connection() -> DbError {
+    DbError::infrastructure("the lane's connection went down in the middle of a transaction")
 }
 
 /// Blocking retry: what comes after a message that must be waited for goes back to where it came from. What was taken

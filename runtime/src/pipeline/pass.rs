@@ -14,10 +14,14 @@ use crate::retry::RetryPolicy;
 /// What a savepoint costs, in members: a third of what a plain member does, measured on Postgres with one UPDATE each.
 const SAVEPOINT_COST: f64 = 0.3;
 
-/// Members between savepoints if this share of them fails, 0 to 1. Of `g` members, one savepoint costs `c`, and each of
+/// The same where members run ahead of the database: what waits has to be sent first, and a member alone is cheap.
+const SAVEPOINT_COST_AHEAD: f64 = 4.0;
+
+/// Members between savepoints if this share of them fails and takes others with it, 0 to 1. Of `g` members, one savepoint costs `c`, and each of
 /// `p g` failures makes half of them run again: `c / g + p g / 2` a member is least where `g` is `√(2 c / p)`.
-pub(super) fn spacing(failing: f64) -> usize {
-    ((2.0 * SAVEPOINT_COST / failing.max(f64::EPSILON)).sqrt() as usize).max(1)
+pub(super) fn spacing(failing: f64, ahead: bool) -> usize {
+    let cost = if ahead { SAVEPOINT_COST_AHEAD } else { SAVEPOINT_COST };
+    ((2.0 * cost / failing.max(f64::EPSILON)).sqrt() as usize).max(1)
 }
 
 /// What became of one member inside the transaction.
@@ -66,6 +70,7 @@ pub(super) struct Pass {
 struct Savepoint {
     at: usize,
     settled: usize,
+    stopped: bool,
 }
 
 impl Pass {
@@ -95,13 +100,17 @@ impl Pass {
     /// True if a savepoint must be set before the member that is next. `is_apart`: it has failed among others before.
     pub(super) fn wants_savepoint(&self, index: usize, is_apart: bool) -> bool {
         let stands_here = self.savepoint.as_ref().is_some_and(|savepoint| savepoint.at == self.at);
-        let is_apart = is_apart || self.isolated.contains(&index);
-        !stands_here && (is_apart || self.every.is_some_and(|every| self.since >= every))
+        !stands_here && (self.is_apart(index, is_apart) || self.every.is_some_and(|every| self.since >= every))
+    }
+
+    /// True for a member that has failed among others, in this pass or in an earlier one.
+    pub(super) fn is_apart(&self, index: usize, before: bool) -> bool {
+        before || self.isolated.contains(&index)
     }
 
     /// It was set.
     pub(super) fn savepoint_set(&mut self) {
-        self.savepoint = Some(Savepoint { at: self.at, settled: self.settled.len() });
+        self.savepoint = Some(Savepoint { at: self.at, settled: self.settled.len(), stopped: self.stopped });
         self.since = 0;
     }
 
@@ -127,6 +136,7 @@ impl Pass {
         if let Some(savepoint) = &self.savepoint {
             self.at = savepoint.at;
             self.settled.truncate(savepoint.settled);
+            self.stopped = savepoint.stopped;
         }
         self.since = 0;
         self.isolated.insert(index);
@@ -157,11 +167,12 @@ mod tests {
 
     #[test]
     fn the_more_fails_the_closer_savepoints_are() {
-        assert_eq!(spacing(1.0), 1);
-        assert_eq!(spacing(0.2), 1);
-        assert_eq!(spacing(0.01), 7);
-        assert!(spacing(0.0001) > 64);
-        assert!(spacing(0.0) > 1_000_000);
+        assert_eq!(spacing(1.0, false), 1);
+        assert_eq!(spacing(0.2, false), 1);
+        assert_eq!(spacing(0.01, false), 7);
+        assert!(spacing(0.0001, false) > 64);
+        assert!(spacing(0.0, true) > 1_000_000);
+        assert!(spacing(0.01, true) > spacing(0.01, false));
     }
 
     /// Runs members until all are settled; the first time that each of `failing` is tried, and every time after, it

@@ -3,8 +3,10 @@
 use std::collections::VecDeque;
 
 use super::member::{Member, Plan};
+use super::pass::{Pass, Undo};
 use super::shared::Shared;
-use super::{Pipeline, gather};
+use super::{Pipeline, failure_of, gather, lost_connection};
+use crate::guest::ahead::Refuted;
 use crate::ledger::database::{DbError, DbErrorKind};
 use crate::outcome::{Disposition, Outcome, decide};
 use crate::retry::RetryMode;
@@ -25,7 +27,8 @@ const CLOSER: usize = 8;
 /// Why a transaction did not commit.
 pub(super) enum Trouble {
     /// A member failed after it had touched SQL, and there is no savepoint: roll back, and run the others without it.
-    Undo { index: usize, outcome: Outcome, first: bool },
+    /// `verdict`: what it came to, where that counts because nothing had run before it.
+    Undo { index: usize, verdict: Option<Outcome> },
     /// A member took the transaction down with it: time-out inside a statement.
     Lost { index: usize, outcome: Outcome, first: bool },
     /// A member's own statement lost against somebody else's.
@@ -61,6 +64,55 @@ impl Batch {
 }
 
 impl Pipeline {
+    /// Has the database answer whatever handlers have run ahead of. False: one of them was told something else, and the
+    /// pass has gone back to before it.
+    pub(super) async fn catch_up(&mut self, pass: &mut Pass) -> Result<bool, Trouble> {
+        let Some(connection) = &mut self.connection else { return Err(lost_connection().into()) };
+        match self.guest.ahead().catch_up(connection.as_mut()).await {
+            Ok(()) => Ok(true),
+            Err(refuted) => self.refuted(refuted, pass).await.map(|()| false),
+        }
+    }
+
+    /// Puts a savepoint before the attempt that was made last, if nothing of it has reached the database yet. False as in
+    /// [`catch_up`](Self::catch_up).
+    pub(super) async fn part(&mut self, pass: &mut Pass) -> Result<bool, Trouble> {
+        let Some(own) = self.guest.ahead().part() else { return Ok(true) };
+        if !self.catch_up(pass).await? {
+            return Ok(false);
+        }
+        self.connection()?.savepoint().await?;
+        pass.savepoint_set();
+        self.guest.ahead().rejoin(own);
+        Ok(true)
+    }
+
+    /// Goes back to before an attempt that was told another answer than the database's: it is made again, apart and not
+    /// running ahead, and so is everything after it.
+    pub(super) async fn refuted(&mut self, refuted: Refuted, pass: &mut Pass) -> Result<(), Trouble> {
+        let Refuted { place: index, error } = refuted;
+        match error {
+            Some(error) if error.kind == DbErrorKind::Contention => {
+                return Err(Trouble::Contended { index, message: error.to_string() });
+            }
+            Some(error) if error.kind == DbErrorKind::TimedOut && error.connection_lost => {
+                return Err(Trouble::Lost { index, outcome: Outcome::Failed(failure_of(&error)), first: false });
+            }
+            Some(error) if !error.is_handlers_fault() => {
+                return Err(Trouble::Infrastructure { index: Some(index), error });
+            }
+            Some(_) | None => {}
+        }
+        self.weigh(true);
+        if pass.failed() == Undo::All {
+            return Err(Trouble::Undo { index, verdict: None });
+        }
+        self.connection()?.rollback_to_savepoint().await?;
+        self.guest.discard();
+        pass.go_back(index);
+        Ok(())
+    }
+
     /// Rolls back, and decides how the members of a batch go on. Returns the error if they cannot now.
     pub(super) async fn recover(
         &mut self,
@@ -74,10 +126,10 @@ impl Pipeline {
         match trouble {
             // Nothing ran before it in that transaction, so its verdict stands; else it must be run again. One that
             // fails is seldom alone.
-            Trouble::Undo { index, outcome, first } => {
+            Trouble::Undo { index, verdict } => {
                 let member = &mut batch.members[index];
-                member.judged = first.then_some(outcome);
-                member.failed_among_others = !first;
+                member.failed_among_others = verdict.is_none();
+                member.judged = verdict;
                 batch.spacing = (batch.spacing.min(batch.members.len()) / CLOSER).max(1);
                 work.push_front(batch);
             }

@@ -54,6 +54,8 @@ pub struct Shared {
     pub time_limit: Duration,
     /// No member starts later than this after its batch began.
     pub batch_max_time: Duration,
+    /// Handlers may go on with the answers that their statements always have, before the database has given them.
+    pub run_ahead: bool,
     /// Where copies of dead letters go.
     pub dead_letter: Option<DeadLetterTarget>,
     /// How long outbox rows are left to this host's relay.

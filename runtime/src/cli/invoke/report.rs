@@ -53,6 +53,8 @@ fn verdict(verdict: &Verdict, function: &str, call: &Call) -> anyhow::Result<()>
             say!("result   {function} met another transaction: {}", database(error))?;
             say!("then     it would be run again at once, uncounted")
         }
+        // Nothing runs ahead here: every statement is shown with its own answer.
+        Verdict::Refuted(_) => say!("result   {function} would be called again"),
         Verdict::Infrastructure(error) => {
             say!("result   {function} could not go on: {}", database(error))?;
             say!("then     it would be given back, uncounted, and the consumer would pause")

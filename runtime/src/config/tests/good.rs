@@ -100,7 +100,7 @@ fn classic_consumer(dir: &Path, database: DatabaseConfig) -> ConsumerConfig {
             mode: RetryMode::Delayed,
         },
         prefetch: Prefetch { messages: 1024, bytes: 64 * MIB },
-        batch: Batch { max_messages: 64, max_time: seconds(1) },
+        batch: Batch { max_messages: 64, max_time: seconds(1), run_ahead: true },
         limits: Limits {
             memory: 64 * MIB,
             time: seconds(30),

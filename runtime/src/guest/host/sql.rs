@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use wasmtime::component::{HasSelf, Linker};
 
+use super::super::ahead::Refuted;
 use super::super::bindings::sql::{self, Error, ErrorKind, Executed, Host, ResultSet, Value};
 use super::super::convert;
 use super::super::grants::ConsumerContext;
@@ -32,6 +33,8 @@ pub(crate) enum SqlFailure {
     Refused { kind: ErrorKind, code: Option<&'static str>, message: String },
     /// The database said no, or nothing.
     Database(DbError),
+    /// What this attempt or one before it had run ahead of was answered differently.
+    Refuted(Refuted),
 }
 
 impl SqlFailure {
@@ -48,11 +51,13 @@ impl SqlFailure {
         match self {
             Self::Refused { message, .. } => message,
             Self::Database(error) => &error.message,
+            Self::Refuted(_) => "an answer that was given in advance has proved wrong; the attempt is made again",
         }
     }
 
     fn kind(&self) -> ErrorKind {
         match self {
+            Self::Refuted(_) => ErrorKind::Transient,
             Self::Refused { kind, .. } => *kind,
             Self::Database(error) => match error.kind {
                 DbErrorKind::Constraint => ErrorKind::Constraint,
@@ -68,6 +73,7 @@ impl SqlFailure {
         let (code, constraint) = match self {
             Self::Refused { code, .. } => (code.map(str::to_owned), None),
             Self::Database(error) => (error.code.clone(), error.constraint.clone()),
+            Self::Refuted(_) => (None, None),
         };
         Error { kind: self.kind(), code, constraint, message: self.message().to_owned() }
     }
@@ -86,6 +92,12 @@ impl From<GuardError> for SqlFailure {
 impl From<DbError> for SqlFailure {
     fn from(error: DbError) -> Self {
         Self::Database(error)
+    }
+}
+
+impl From<Refuted> for SqlFailure {
+    fn from(refuted: Refuted) -> Self {
+        Self::Refuted(refuted)
     }
 }
 
@@ -168,12 +180,24 @@ impl SqlHost {
 
     async fn run_execute(
         &mut self,
-        checked: &Checked,
+        checked: &Arc<Checked>,
         params: Vec<Value>,
     ) -> Result<crate::ledger::value::Executed, SqlFailure> {
         let params = bind(checked, params)?;
         self.touch(checked);
-        let executed = self.lent.session().await.execute(&checked.sql, &params, self.patience).await?;
+        let mut session = self.lent.session().await;
+        let expected = session.ahead().and_then(|ahead| ahead.expected(&checked.sql));
+        if expected.is_none() || session.ahead().is_some_and(|ahead| ahead.is_full()) {
+            session.catch_up(self.patience).await?;
+        }
+        let executed = match (expected, session.ahead()) {
+            (Some(expected), Some(ahead)) => {
+                ahead.put_off(checked, params, expected);
+                expected
+            }
+            _ => session.execute(&checked.sql, &params, self.patience).await?,
+        };
+        drop(session);
         self.count(executed.rows_affected)?;
         Ok(executed)
     }
@@ -208,7 +232,13 @@ impl SqlHost {
         let params = bind(&checked, params)?;
         self.touch(&checked);
         let limits = RowLimits { rows: self.consumer.limits.sql_rows, bytes: self.consumer.limits.sql_bytes };
-        let result = self.lent.session().await.query(&checked.sql, &params, limits, self.patience).await?;
+        let mut session = self.lent.session().await;
+        session.catch_up(self.patience).await?;
+        if let (Kind::Write, Some(ahead)) = (checked.kind, session.ahead()) {
+            ahead.arrived();
+        }
+        let result = session.query(&checked.sql, &params, limits, self.patience).await?;
+        drop(session);
         if checked.kind == Kind::Write {
             self.count(result.rows.len() as u64)?;
         }
@@ -227,7 +257,7 @@ impl SqlHost {
         result.map_err(|failure| {
             let error = failure.to_guest();
             // What a failed statement did to the transaction depends on the database; one that was not sent did nothing.
-            self.used.touched |= matches!(failure, SqlFailure::Database(_));
+            self.used.touched |= matches!(failure, SqlFailure::Database(_) | SqlFailure::Refuted(_));
             self.used.failure.get_or_insert(failure);
             error
         })
@@ -295,7 +325,7 @@ mod tests {
 
     async fn host(limits: Limits) -> (SqlHost, Fake) {
         let (lent, fake) = (Arc::new(Lent::default()), Fake::default());
-        lent.lend(Box::new(fake.clone())).await;
+        lent.lend(fake.line()).await;
         let tables = TableGrants([("stock".to_owned(), [Verb::Select, Verb::Update].into())].into());
         (SqlHost::new(consumer(Grants { tables, ..Grants::default() }, limits), lent), fake)
     }

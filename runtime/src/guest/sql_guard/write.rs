@@ -5,6 +5,7 @@ use sqlparser::ast::{Ident, ObjectName, Statement, Value};
 use super::names::{self, Grants};
 use super::{Checked, GuardError, Kind, Verb};
 use crate::ledger::database::Dialect;
+use crate::ledger::together::quote;
 
 /// Shorthand of this module's many fallible steps.
 pub(super) type Step = Result<(), GuardError>;
@@ -211,24 +212,9 @@ impl Pen<'_> {
     /// Writes a string, the one place that does. Quotes are doubled everywhere; backslashes escape on MySQL alone, and
     /// on Postgres they get the form in which they always do, whatever `standard_conforming_strings` says.
     pub(super) fn string(&mut self, text: &str) -> Step {
-        let dialect = self.dialect();
-        let (open, backslash) = match dialect {
-            Dialect::Postgres if text.contains('\\') => ("E'", r"\\"),
-            Dialect::Postgres | Dialect::Sqlite => ("'", r"\"),
-            Dialect::MySql => ("'", r"\\"),
-        };
         let mut quoted = String::with_capacity(text.len() + 3);
-        quoted.push_str(open);
-        for c in text.chars() {
-            match c {
-                '\'' => quoted.push_str("''"),
-                '\\' => quoted.push_str(backslash),
-                '\0' if dialect == Dialect::MySql => quoted.push_str(r"\0"),
-                '\0' => return Err(GuardError::invalid("a NUL character in a literal: bind it as a parameter")),
-                other => quoted.push(other),
-            }
-        }
-        quoted.push('\'');
+        quote(self.dialect(), &mut quoted, text)
+            .ok_or_else(|| GuardError::invalid("a NUL character in a literal: bind it as a parameter"))?;
         self.put(&quoted);
         Ok(())
     }

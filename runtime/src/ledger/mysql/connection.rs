@@ -11,11 +11,15 @@ use lru::LruCache;
 use sqlx::mysql::{MySqlArguments, MySqlConnection};
 use sqlx::{AssertSqlSafe, Column, Connection as _, Either, Executor, Row, SqlSafeStr, Statement, raw_sql};
 
-use super::super::database::{Connection, DbError, DbErrorKind, KillSwitch, SessionSettings};
+use super::super::database::{
+    Connection, DbError, DbErrorKind, KillSwitch, SessionSettings, Statement as OneOf, Stopped,
+};
 use super::super::gate::{ANSWER_GRACE, Gate, Rows, driver_error, kill_in_background, seconds, within, wrong_count};
+use super::super::together;
 use super::super::value::{Executed, Param, ResultSet, RowLimits};
 use super::encode::encode;
 use super::error::{db_error, ends_transaction, outdates_statements};
+use super::together::placeholders;
 use super::{Backend, Flavor, MySqlKill, STATEMENTS, decode, timeouts};
 
 /// How much later than MySQL itself this program stops a statement.
@@ -150,6 +154,20 @@ impl Connection for MySqlLedgerConnection {
         self.ran(result).await
     }
 
+    async fn execute_all(&mut self, statements: &[OneOf<'_>]) -> Result<Vec<Executed>, Stopped> {
+        self.gate.statement().map_err(|error| Stopped { executed: Vec::new(), error })?;
+        let (limit, kind) = self.patience();
+        let limit = limit.saturating_mul(u32::try_from(statements.len()).unwrap_or(u32::MAX).max(1));
+        let kill: Arc<dyn KillSwitch> = self.kill.clone();
+        let mut executed = Vec::with_capacity(statements.len());
+        let running = together::execute_all(&mut self.session, statements, &mut executed);
+        let result = within(limit, kind, &kill, running).await;
+        match self.ran(result).await {
+            Ok(()) => Ok(executed),
+            Err(error) => Err(Stopped { executed, error }),
+        }
+    }
+
     async fn query(&mut self, sql: &str, params: &[Param], limits: RowLimits) -> Result<ResultSet, DbError> {
         self.gate.statement()?;
         let (limit, kind) = self.patience();
@@ -189,17 +207,19 @@ impl Drop for MySqlLedgerConnection {
 }
 
 /// What is known of a statement once it was prepared.
-struct Plan {
+pub(super) struct Plan {
     sql: Arc<str>,
     parameters: usize,
     columns: Vec<String>,
+    /// Where parameters can be written into the text; none: nowhere.
+    pub(super) places: Option<Vec<usize>>,
 }
 
 /// The wire, and what is known about the statements sent over it.
-struct Session {
-    connection: MySqlConnection,
-    plans: LruCache<Arc<str>, Plan>,
-    backend: Backend,
+pub(super) struct Session {
+    pub(super) connection: MySqlConnection,
+    pub(super) plans: LruCache<Arc<str>, Plan>,
+    pub(super) backend: Backend,
 }
 
 impl Session {
@@ -208,7 +228,7 @@ impl Session {
         sent.map(drop).map_err(|error| db_error(&error))
     }
 
-    async fn execute(&mut self, sql: &str, params: &[Param]) -> Result<Executed, DbError> {
+    pub(super) async fn execute(&mut self, sql: &str, params: &[Param]) -> Result<Executed, DbError> {
         let (sql, arguments, _) = self.prepare(sql, params).await?;
         let mut executed = Executed::default();
         let mut answers = self.connection.fetch_many(sqlx::query_with(AssertSqlSafe(sql), arguments));
@@ -302,6 +322,7 @@ impl Session {
             None => 0,
         };
         let columns = statement.columns().iter().map(|column| column.name().to_owned()).collect();
-        Ok(Plan { sql, parameters, columns })
+        let places = placeholders(&sql).filter(|places| places.len() == parameters);
+        Ok(Plan { sql, parameters, columns, places })
     }
 }

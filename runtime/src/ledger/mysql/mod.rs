@@ -7,6 +7,7 @@ mod connection;
 mod decode;
 mod encode;
 mod error;
+mod together;
 
 use std::str::FromStr;
 use std::sync::Arc;

@@ -12,8 +12,11 @@ use lru::LruCache;
 use sqlx::postgres::{PgArguments, PgConnection, PgRow, PgStatement, PgTypeInfo};
 use sqlx::{AssertSqlSafe, Column, Connection as _, Either, Executor, Row, SqlSafeStr, Statement, TypeInfo, raw_sql};
 
-use super::super::database::{Connection, DbError, DbErrorKind, KillSwitch, SessionSettings};
+use super::super::database::{
+    Connection, DbError, DbErrorKind, KillSwitch, SessionSettings, Statement as OneOf, Stopped,
+};
 use super::super::gate::{ANSWER_GRACE, Gate, Rows, driver_error, kill_in_background, millis, within, wrong_count};
+use super::super::together;
 use super::super::value::{Executed, Param, ResultSet, RowLimits};
 use super::decode::{self, Reader};
 use super::encode::{Encoded, encode};
@@ -83,7 +86,7 @@ impl PostgresConnection {
     ) -> Self {
         let plans = LruCache::new(NonZeroUsize::new(STATEMENTS).unwrap_or(NonZeroUsize::MIN));
         Self {
-            session: Session { connection, plans, types },
+            session: Session { connection, plans, types, next_name: 1, nameless: Vec::new() },
             gate: Gate::default(),
             limits: Limits {
                 lock: settings.lock_timeout,
@@ -189,6 +192,20 @@ impl Connection for PostgresConnection {
         self.gate.leave(result)
     }
 
+    async fn execute_all(&mut self, statements: &[OneOf<'_>]) -> Result<Vec<Executed>, Stopped> {
+        let stopped = |error| Stopped { executed: Vec::new(), error };
+        self.gate.statement().map_err(stopped)?;
+        let count = u32::try_from(statements.len()).unwrap_or(u32::MAX);
+        let limit = self.limits.statement.saturating_mul(count.max(1));
+        let mut executed = Vec::with_capacity(statements.len());
+        let running = together::execute_all(&mut self.session, statements, &mut executed);
+        let result = bounded(limit, &self.kill, running).await;
+        match self.gate.leave(result) {
+            Ok(()) => Ok(executed),
+            Err(error) => Err(Stopped { executed, error }),
+        }
+    }
+
     async fn ping(&mut self) -> Result<(), DbError> {
         self.gate.enter()?;
         let answer = async { self.session.connection.ping().await.map_err(|error| db_error(&error)) };
@@ -227,19 +244,23 @@ struct Ready {
 }
 
 /// The wire, and what is known about the statements sent over it.
-struct Session {
-    connection: PgConnection,
-    plans: LruCache<Arc<str>, Plan>,
+pub(super) struct Session {
+    pub(super) connection: PgConnection,
+    pub(super) plans: LruCache<Arc<str>, Plan>,
     types: Arc<Types>,
+    /// The number in the next name of a prepared statement.
+    pub(super) next_name: u32,
+    /// Names whose statements were forgotten here, and not yet at the server.
+    pub(super) nameless: Vec<u32>,
 }
 
 impl Session {
-    async fn simple(&mut self, sql: String) -> Result<(), DbError> {
+    pub(super) async fn simple(&mut self, sql: String) -> Result<(), DbError> {
         let sent = self.connection.execute(raw_sql(AssertSqlSafe(sql))).await;
         sent.map(drop).map_err(|error| db_error(&error))
     }
 
-    async fn execute(&mut self, sql: &str, params: &[Param]) -> Result<Executed, DbError> {
+    pub(super) async fn execute(&mut self, sql: &str, params: &[Param]) -> Result<Executed, DbError> {
         let Ready { variant, arguments, known } = self.prepare(sql, params, false).await?;
         let mut executed = Executed::default();
         let query = sqlx::query_with(AssertSqlSafe(variant.sql), arguments);
@@ -280,10 +301,12 @@ impl Session {
     }
 
     /// Forgets all statements where one that was known before seems to be out of date.
-    async fn after<T>(&mut self, outcome: Result<T, DbError>, known: bool) -> Result<T, DbError> {
+    pub(super) async fn after<T>(&mut self, outcome: Result<T, DbError>, known: bool) -> Result<T, DbError> {
         match outcome {
             Err(error) if known && outdates_statements(&error) => {
-                self.plans.clear();
+                while let Some((_, plan)) = self.plans.pop_lru() {
+                    self.nameless.extend(plan.name.number());
+                }
                 self.connection.clear_cached_statements().await.map_err(|error| db_error(&error))?;
                 Err(DbError { kind: DbErrorKind::Infrastructure, ..error })
             }
@@ -297,7 +320,8 @@ impl Session {
         if !self.plans.contains(sql) {
             known = false;
             let plan = self.plan(sql).await?;
-            self.plans.put(sql.into(), plan);
+            let forgotten = self.plans.push(sql.into(), plan);
+            self.nameless.extend(forgotten.and_then(|(_, plan)| plan.name.number()));
         }
         let Some(plan) = self.plans.get(sql) else { return Err(DbError::infrastructure("a statement was forgotten")) };
         if plan.parameters.len() != params.len() {
@@ -396,7 +420,7 @@ impl Session {
     }
 }
 
-fn oid_of(type_info: &PgTypeInfo) -> u32 {
+pub(super) fn oid_of(type_info: &PgTypeInfo) -> u32 {
     type_info.oid().map_or(decode::oid::UNKNOWN, |oid| oid.0)
 }
 

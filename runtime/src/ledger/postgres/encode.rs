@@ -124,7 +124,7 @@ fn is_text(to: u32) -> bool {
     matches!(to, oid::TEXT | oid::VARCHAR | oid::BPCHAR | oid::NAME | oid::JSON | oid::JSONB | oid::UNKNOWN)
 }
 
-fn is_number(to: u32) -> bool {
+pub(super) fn is_number(to: u32) -> bool {
     matches!(to, oid::INT2 | oid::INT4 | oid::INT8 | oid::OID | oid::FLOAT4 | oid::FLOAT8 | oid::NUMERIC)
 }
 
@@ -177,7 +177,7 @@ fn narrow(number: usize, float: f64) -> Result<f32, DbError> {
 }
 
 /// A value in the text form of Postgres.
-fn text_form(value: &Value) -> Cow<'_, [u8]> {
+pub(super) fn text_form(value: &Value) -> Cow<'_, [u8]> {
     let text = match value {
         Value::Null => String::new(),
         Value::Boolean(flag) => flag.to_string(),

@@ -9,6 +9,7 @@ mod decode;
 mod encode;
 mod error;
 mod plan;
+mod together;
 
 use std::collections::HashMap;
 use std::str::FromStr;

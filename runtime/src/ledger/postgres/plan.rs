@@ -72,8 +72,30 @@ pub(super) struct TypeName {
     pub(super) is_text: bool,
 }
 
+/// The name by which text can call a prepared statement: `hapax_` and this number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Name {
+    /// It was not asked for.
+    NotYet,
+    /// The server knows it.
+    Is(u32),
+    /// The server does not take the statement that way.
+    Never,
+}
+
+impl Name {
+    pub(super) fn number(self) -> Option<u32> {
+        match self {
+            Self::Is(number) => Some(number),
+            Self::NotYet | Self::Never => None,
+        }
+    }
+}
+
 /// What is known of a statement once it was prepared.
 pub(super) struct Plan {
+    /// What it is called where several go in one round trip.
+    pub(super) name: Name,
     /// The types reported for its parameters.
     pub(super) parameters: Vec<PgTypeInfo>,
     /// The names of its columns.
@@ -95,7 +117,7 @@ pub(super) struct Variant {
 
 impl Plan {
     pub(super) fn new(parameters: Vec<PgTypeInfo>, columns: Vec<String>, readers: Vec<Reader>) -> Self {
-        Self { parameters, columns, readers, variants: Vec::new() }
+        Self { name: Name::NotYet, parameters, columns, readers, variants: Vec::new() }
     }
 
     /// True where the result has to be wrapped to be readable.
