@@ -4,7 +4,7 @@ use hapax_tests::servers::shared;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hapax::ledger::database::{Connection, Database, DbError, Dialect, SessionSettings, open};
+use hapax::ledger::database::{Connection, Database, DbError, Dialect, SessionSettings, Statement, Stopped, open};
 use hapax::ledger::value::{Executed, Param, ResultSet, RowLimits, Value};
 use tempfile::TempDir;
 
@@ -133,6 +133,14 @@ impl Client {
     pub(crate) async fn try_run(&mut self, sql: &str, params: &[Value]) -> Result<Executed, DbError> {
         let params: Vec<Param> = params.iter().cloned().map(Param::One).collect();
         self.connection.execute(&self.sql(sql), &params).await
+    }
+
+    /// Each with one parameter.
+    pub(crate) async fn try_run_all(&mut self, statements: &[(&str, &Value)]) -> Result<Vec<Executed>, Stopped> {
+        let owned: Vec<(String, [Param; 1])> =
+            statements.iter().map(|(sql, value)| (self.sql(sql), [Param::One((*value).clone())])).collect();
+        let statements: Vec<Statement<'_>> = owned.iter().map(|(sql, params)| Statement { sql, params }).collect();
+        self.connection.execute_all(&statements).await
     }
 
     pub(crate) async fn run(&mut self, sql: &str, params: &[Value]) -> Executed {

@@ -51,7 +51,8 @@ on_every_database! {
         raised_by_a_trigger, faults_of_rarer_kinds, several_statements_are_refused,
         statements_survive_a_changed_schema;
     transactions: commit_and_rollback, savepoints, savepoint_undoes_a_failure, commit_is_refused_after_a_failure,
-        nothing_runs_after_a_failure, deferred_constraints, statements_outside_of_a_transaction, misuse,
+        nothing_runs_after_a_failure, several_statements_run_in_order_and_each_is_answered,
+        several_statements_stop_at_the_first_that_fails, deferred_constraints, statements_outside_of_a_transaction, misuse,
         a_transaction_ended_by_a_statement, concurrent_writers;
     sessions: features_and_description, the_session_is_pinned, idle_transactions_end, ping_keeps_a_transaction,
         kill_switch_stops_a_statement, kill_switch_frees_an_idle_transaction, dropped_connection_frees_its_locks,

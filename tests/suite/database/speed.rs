@@ -1,6 +1,6 @@
 //! Round trips, counted on the wire.
 
-use hapax::ledger::database::{Dialect, open};
+use hapax::ledger::database::{Dialect, Statement, open};
 use hapax::ledger::value::{Param, RowLimits, Value};
 use hapax_tests::proxy::Proxy;
 
@@ -42,6 +42,9 @@ pub(crate) async fn known_statements_cost_one_round_trip(backend: &Backend) {
         lap("execute");
         connection.execute(update, &texts).await.expect(update);
         lap("execute with a cast");
+        let many = [Statement { sql: update, params: &ints }; 5];
+        connection.execute_all(&many).await.expect("five statements");
+        lap("five statements");
         connection.query(select, &ints[1..], RowLimits::NONE).await.expect(select);
         lap("query");
         connection.rollback_to_savepoint().await.expect("ROLLBACK TO");

@@ -5,7 +5,7 @@ use std::time::Duration;
 use hapax::ledger::database::{DbErrorKind, Dialect};
 use hapax::ledger::value::Value;
 
-use crate::backend::{Backend, amount, make_stock};
+use crate::backend::{Backend, amount, make_stock, text};
 
 pub(crate) async fn commit_and_rollback(backend: &Backend) {
     let mut client = backend.connect().await;
@@ -67,6 +67,53 @@ pub(crate) async fn savepoint_undoes_a_failure(backend: &Backend) {
     client.commit().await;
     assert_eq!(amount(&mut client, 1).await, Value::Int(1));
     assert_eq!(amount(&mut client, 2).await, Value::Int(101));
+}
+
+pub(crate) async fn several_statements_run_in_order_and_each_is_answered(backend: &Backend) {
+    let mut client = backend.connect().await;
+    make_stock(&mut client, 3).await;
+    let (take, give) =
+        ("UPDATE stock SET amount = amount - 1 WHERE id = ?", "UPDATE stock SET amount = 7 WHERE id <= ?");
+    let ids = [1, 2, 3, 9].map(Value::Int);
+    // Twice: the first time nobody knows them.
+    for _ in 0..2 {
+        client.begin().await;
+        let statements = [(take, &ids[0]), (give, &ids[1]), (take, &ids[0]), (take, &ids[3]), (take, &ids[2])];
+        let executed = client.try_run_all(&statements).await.expect("all of them");
+        let rows: Vec<u64> = executed.iter().map(|executed| executed.rows_affected).collect();
+        assert_eq!(rows, [1, 2, 1, 0, 1]);
+        client.commit().await;
+        assert_eq!(amount(&mut client, 1).await, Value::Int(6), "first given, then taken");
+    }
+    assert_eq!(amount(&mut client, 2).await, Value::Int(7));
+    assert_eq!(amount(&mut client, 3).await, Value::Int(98));
+    assert_eq!(client.try_run_all(&[]).await.expect("nothing to do"), []);
+}
+
+pub(crate) async fn several_statements_stop_at_the_first_that_fails(backend: &Backend) {
+    let mut client = backend.connect().await;
+    make_stock(&mut client, 2).await;
+    let insert = "INSERT INTO stock VALUES (?, 5)";
+    let (new, newer, newest, old, wrong) =
+        (Value::Int(10), Value::Int(11), Value::Int(12), Value::Int(1), text("it's \\ no number"));
+    client.run(insert, &[Value::Int(9)]).await;
+    let mut cases = vec![(&old, DbErrorKind::Constraint)];
+    // SQLite's columns take whatever they are given.
+    if backend.dialect != Dialect::Sqlite {
+        cases.push((&wrong, DbErrorKind::Invalid));
+    }
+    for (bad, kind) in cases {
+        client.begin().await;
+        client.connection.savepoint().await.expect("SAVEPOINT");
+        let statements = [(insert, &new), (insert, &newer), (insert, bad), (insert, &newest)];
+        let stopped = client.try_run_all(&statements).await.expect_err("the third");
+        assert_eq!((stopped.executed.len(), stopped.error.kind), (2, kind), "{}", stopped.error);
+        assert!(client.try_run(insert, &[Value::Int(13)]).await.is_err(), "nothing runs after a failure");
+        client.connection.rollback_to_savepoint().await.expect("ROLLBACK TO");
+        client.run(insert, &[newest.clone()]).await;
+        client.rollback().await;
+    }
+    assert_eq!(client.value("SELECT count(*) FROM stock", &[]).await, Value::Int(3));
 }
 
 pub(crate) async fn commit_is_refused_after_a_failure(backend: &Backend) {

@@ -33,16 +33,20 @@ fn timestamptz(text: &str) -> Value {
     Value::Timestamptz(text.to_owned())
 }
 
-/// Writes values into a column of a type, one after the other, and reads each back. Each table has a name of its own:
-/// what becomes of statements whose table changes is another matter.
+/// Writes values into a column of a type, one after the other, and reads each back: sent alone, and in one round trip
+/// with others. Each table has a name of its own: what becomes of statements whose table changes is another matter.
 async fn both_ways(client: &mut Client, column: &str, cases: &[(Value, Value)]) {
     let table = format!("v{}", uuid::Uuid::new_v4().simple());
     client.run(&format!("CREATE TABLE {table} (c {column})"), &[]).await;
     for (written, expected) in cases {
         let wrote = client.try_run(&format!("INSERT INTO {table} VALUES (?)"), std::slice::from_ref(written)).await;
         wrote.unwrap_or_else(|error| panic!("{written:?} into {column}: {error}"));
-        let read = client.value(&format!("SELECT c FROM {table}"), &[]).await;
-        assert_eq!(&read, expected, "{written:?} into {column}");
+        let insert = format!("INSERT INTO {table} VALUES (?)");
+        let together = client.try_run_all(&[(insert.as_str(), written); 3]).await;
+        together.unwrap_or_else(|stopped| panic!("{written:?} into {column}, together: {}", stopped.error));
+        for row in client.query(&format!("SELECT c FROM {table}"), &[]).await {
+            assert_eq!(&row, std::slice::from_ref(expected), "{written:?} into {column}");
+        }
         client.run(&format!("DELETE FROM {table}"), &[]).await;
     }
 }
