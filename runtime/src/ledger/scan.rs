@@ -90,6 +90,23 @@ impl Scanned<'_> {
         })
     }
 
+    /// Where SQLite's numbered parameters (`?1`) stand, in bytes. None if there are parameters of another kind.
+    pub(super) fn numbered_parameters(&self) -> Option<Vec<(usize, usize)>> {
+        let mut found = Vec::new();
+        let mut tokens = self.tokens.iter().peekable();
+        while let Some(token) = tokens.next() {
+            match token.kind {
+                Kind::Symbol(b'?') => {
+                    let number = tokens.next_if(|next| next.kind == Kind::Number && next.start == token.end)?;
+                    found.push((token.start, number.end));
+                }
+                Kind::Symbol(b':' | b'@' | b'$') => return None,
+                _ => {}
+            }
+        }
+        Some(found)
+    }
+
     /// The main verb.
     pub(super) fn verb(&self) -> Verb {
         let main = match self.with_list() {

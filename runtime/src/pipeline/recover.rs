@@ -104,6 +104,7 @@ impl Pipeline {
             Some(_) | None => {}
         }
         self.weigh(true);
+        self.shared.metrics.attempt_refuted();
         if pass.failed() == Undo::All {
             return Err(Trouble::Undo { index, verdict: None });
         }

@@ -64,6 +64,8 @@ metrics! {
         "Deliveries of messages that SQL owned already, acknowledged without effect, by consumer";
     ATTEMPTS_FAILED = C, Count, "hapax_attempts_failed_total",
         "Attempts that failed, by consumer and kind (transient, permanent, trap, timeout)";
+    ATTEMPTS_REFUTED = C, Count, "hapax_attempts_refuted_total",
+        "Attempts made again, uncounted, because a statement that they had run ahead of was answered differently, by consumer";
     PARKED = C, Count, "hapax_parked_total", "Messages parked for a later attempt, by consumer";
     DEFERRED = C, Count, "hapax_deferred_total",
         "Deliveries stored because another attempt held the message, by consumer";
@@ -227,6 +229,7 @@ pub struct ConsumerMetrics {
     completed: Counter,
     duplicates: Counter,
     attempts_failed: [Counter; FAILURE_KINDS.len()],
+    attempts_refuted: Counter,
     parked: Counter,
     deferred: Counter,
     redriven: Counter,
@@ -259,6 +262,7 @@ impl ConsumerMetrics {
             completed: counter(COMPLETED),
             duplicates: counter(DUPLICATES),
             attempts_failed: FAILURE_KINDS.map(|kind| failures(consumer, kind)),
+            attempts_refuted: counter(ATTEMPTS_REFUTED),
             parked: counter(PARKED),
             deferred: counter(DEFERRED),
             redriven: counter(REDRIVEN),
@@ -293,6 +297,11 @@ impl ConsumerMetrics {
             Some(known) => self.attempts_failed[known].increment(1),
             None => failures(&self.consumer, kind).increment(1),
         }
+    }
+
+    /// An attempt is made again because a statement that it had run ahead of was answered differently.
+    pub fn attempt_refuted(&self) {
+        self.attempts_refuted.increment(1);
     }
 
     /// Messages were parked for a later attempt.

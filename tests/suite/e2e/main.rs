@@ -1,5 +1,6 @@
 //! End to end: the real binary, real servers (or files), messages in, effects out.
 
+mod ahead;
 mod batch;
 mod classic;
 mod commit;

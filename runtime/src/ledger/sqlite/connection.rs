@@ -9,15 +9,18 @@ use async_trait::async_trait;
 use futures::TryStreamExt;
 use futures::future::BoxFuture;
 use lru::LruCache;
-use sqlx::sqlite::{SqliteArguments, SqliteConnection};
+use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteQueryResult};
 use sqlx::{AssertSqlSafe, Column, Connection as _, Either, Executor, SqlSafeStr, Statement, raw_sql};
 use tokio::sync::Mutex;
 
-use super::super::database::{Connection, DbError, DbErrorKind, KillSwitch, SessionSettings};
+use super::super::database::{
+    Connection, DbError, DbErrorKind, KillSwitch, SessionSettings, Statement as OneOf, Stopped,
+};
 use super::super::gate::{ANSWER_GRACE, Gate, Rows, excerpt, invalid, lost, millis, within, wrong_count};
 use super::super::scan::{Rules, Verb, scan};
 use super::super::value::{Executed, Param, ResultSet, RowLimits};
 use super::error::{db_error, is_interrupt};
+use super::together::Copyable;
 use super::{STATEMENTS, Shared, SqliteKill, Watch, values};
 
 /// A connection, its transaction, and the statements that it knows.
@@ -33,11 +36,13 @@ pub(super) struct SqliteLedgerConnection {
 
 /// What is known of a statement once it was prepared.
 #[derive(Clone)]
-struct Plan {
+pub(super) struct Plan {
     sql: Arc<str>,
-    parameters: usize,
+    pub(super) parameters: usize,
     columns: Arc<[String]>,
-    verb: Verb,
+    pub(super) verb: Verb,
+    /// How several of it are sent.
+    pub(super) copyable: Option<Arc<Copyable>>,
 }
 
 impl SqliteLedgerConnection {
@@ -55,23 +60,24 @@ impl SqliteLedgerConnection {
         }
     }
 
-    /// Does something with the connection, in time.
-    async fn work<T>(
+    /// Does something with the connection, in the time that so many statements have.
+    pub(super) async fn work<T>(
         &self,
+        statements: usize,
         work: impl for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, DbError>> + Send,
     ) -> Result<T, DbError> {
         let kill: Arc<dyn KillSwitch> = self.kill.clone();
+        let limit = self.statement_limit.saturating_mul(u32::try_from(statements).unwrap_or(u32::MAX));
         let answer = async {
             let mut session = self.session.lock().await;
             let connection = session.as_mut().ok_or_else(|| lost("the connection was closed from outside"))?;
-            self.watch.start(self.statement_limit);
+            self.watch.start(limit);
             let result = work(connection).await;
             let late = self.watch.is_late();
             self.watch.stop();
             result.map_err(|error| self.interrupted(error, late))
         };
-        let limit = self.lock_limit + self.statement_limit + ANSWER_GRACE;
-        within(limit, DbErrorKind::Infrastructure, &kill, answer).await
+        within(self.lock_limit + limit + ANSWER_GRACE, DbErrorKind::Infrastructure, &kill, answer).await
     }
 
     fn interrupted(&self, error: DbError, late: bool) -> DbError {
@@ -86,7 +92,7 @@ impl SqliteLedgerConnection {
     }
 
     async fn simple(&self, sql: String) -> Result<(), DbError> {
-        self.work(|connection| {
+        self.work(1, |connection| {
             Box::pin(async move {
                 let sent = connection.execute(raw_sql(AssertSqlSafe(sql))).await;
                 sent.map(drop).map_err(|error| db_error(&error))
@@ -114,7 +120,7 @@ impl SqliteLedgerConnection {
         result
     }
 
-    async fn plan(&mut self, sql: &str, given: usize) -> Result<Plan, DbError> {
+    pub(super) async fn plan(&mut self, sql: &str, given: usize) -> Result<Plan, DbError> {
         if let Some(known) = self.plans.get(sql) {
             return known.clone().checked(given);
         }
@@ -126,7 +132,7 @@ impl SqliteLedgerConnection {
         let verb = scanned.verb();
         let unprepared = AssertSqlSafe(Arc::clone(&text)).into_sql_str();
         let prepared = self
-            .work(|connection| {
+            .work(1, |connection| {
                 Box::pin(async move { connection.prepare(unprepared).await.map_err(|error| db_error(&error)) })
             })
             .await?;
@@ -136,21 +142,22 @@ impl SqliteLedgerConnection {
             None => 0,
         };
         let columns = prepared.columns().iter().map(|column| column.name().to_owned()).collect();
-        let plan = Plan { sql: Arc::clone(&text), parameters, columns, verb };
+        let copyable = Copyable::new(sql).map(Arc::new);
+        let plan = Plan { sql: Arc::clone(&text), parameters, columns, verb, copyable };
         self.plans.put(text, plan.clone());
         plan.checked(given)
     }
 
-    async fn run_execute(&mut self, sql: &str, params: &[Param]) -> Result<Executed, DbError> {
+    pub(super) async fn run_execute(&mut self, sql: &str, params: &[Param]) -> Result<Executed, DbError> {
         let plan = self.plan(sql, params.len()).await?;
         let arguments = values::arguments(params)?;
-        self.work(|connection| Box::pin(execute(connection, plan, arguments))).await
+        self.work(1, |connection| Box::pin(execute(connection, plan, arguments))).await
     }
 
     async fn run_query(&mut self, sql: &str, params: &[Param], limits: RowLimits) -> Result<ResultSet, DbError> {
         let plan = self.plan(sql, params.len()).await?;
         let arguments = values::arguments(params)?;
-        self.work(|connection| Box::pin(query(connection, plan, arguments, limits))).await
+        self.work(1, |connection| Box::pin(query(connection, plan, arguments, limits))).await
     }
 }
 
@@ -165,20 +172,25 @@ async fn execute(
     plan: Plan,
     arguments: SqliteArguments,
 ) -> Result<Executed, DbError> {
-    let mut executed = Executed::default();
+    let mut changed = Executed::default();
     let mut answers = connection.fetch_many(sqlx::query_with(AssertSqlSafe(plan.sql), arguments));
     while let Some(answer) = answers.try_next().await.map_err(|error| db_error(&error))? {
-        // What SQLite counts is of the last statement that counted anything.
-        if let Either::Left(done) = answer
-            && plan.verb != Verb::Other
-        {
-            executed.rows_affected += done.rows_affected();
-            if plan.verb == Verb::Insert && done.rows_affected() > 0 {
-                executed.last_insert_id = u64::try_from(done.last_insert_rowid()).ok();
-            }
+        if let Either::Left(done) = answer {
+            changed = executed(&done, plan.verb);
         }
     }
-    Ok(executed)
+    Ok(changed)
+}
+
+/// What a statement has changed. What SQLite counts is of the last statement that counted anything.
+pub(super) fn executed(done: &SqliteQueryResult, verb: Verb) -> Executed {
+    if verb == Verb::Other {
+        return Executed::default();
+    }
+    let rows_affected = done.rows_affected();
+    let inserted = verb == Verb::Insert && rows_affected > 0;
+    let last_insert_id = if inserted { u64::try_from(done.last_insert_rowid()).ok() } else { None };
+    Executed { rows_affected, last_insert_id }
 }
 
 async fn query(
@@ -252,6 +264,17 @@ impl Connection for SqliteLedgerConnection {
         self.ran(sql, result)
     }
 
+    async fn execute_all(&mut self, statements: &[OneOf<'_>]) -> Result<Vec<Executed>, Stopped> {
+        self.gate.statement().map_err(|error| Stopped { executed: Vec::new(), error })?;
+        let mut executed = Vec::with_capacity(statements.len());
+        let result = self.run_together(statements, &mut executed).await;
+        let sql = statements.get(executed.len()).or(statements.last()).map_or("", |statement| statement.sql);
+        match self.ran(sql, result) {
+            Ok(()) => Ok(executed),
+            Err(error) => Err(Stopped { executed, error }),
+        }
+    }
+
     async fn query(&mut self, sql: &str, params: &[Param], limits: RowLimits) -> Result<ResultSet, DbError> {
         self.gate.statement()?;
         let result = self.run_query(sql, params, limits).await;
@@ -260,8 +283,9 @@ impl Connection for SqliteLedgerConnection {
 
     async fn ping(&mut self) -> Result<(), DbError> {
         self.gate.enter()?;
-        let result =
-            self.work(|connection| Box::pin(async { connection.ping().await.map_err(|error| db_error(&error)) })).await;
+        let result = self
+            .work(1, |connection| Box::pin(async { connection.ping().await.map_err(|error| db_error(&error)) }))
+            .await;
         self.gate.leave(result)
     }
 

@@ -6,6 +6,7 @@
 
 mod connection;
 mod error;
+mod together;
 mod values;
 
 use std::path::PathBuf;

@@ -8,9 +8,9 @@ use super::super::gate::{driver_error, invalid, lost};
 use super::super::value::{Param, Value};
 
 /// Binds the parameters of a statement.
-pub(super) fn arguments(params: &[Param]) -> Result<SqliteArguments, DbError> {
+pub(super) fn arguments<'p>(params: impl IntoIterator<Item = &'p Param>) -> Result<SqliteArguments, DbError> {
     let mut arguments = SqliteArguments::default();
-    for (index, param) in params.iter().enumerate() {
+    for (index, param) in params.into_iter().enumerate() {
         let Param::One(value) = param else {
             return Err(DbError::infrastructure("a whole column as one parameter works on Postgres only"));
         };
