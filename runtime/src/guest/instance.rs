@@ -14,7 +14,7 @@ use super::engine::EngineError;
 use super::grants::ConsumerContext;
 use super::lent::{Lent, gone};
 use super::module::Module;
-use super::output::{Output, Speaker};
+use super::output::Output;
 use super::state::State;
 use super::verdict::{Ending, MemoryState, host_failure, judge, still_starting, timed_out, trapped};
 use super::{Advice, Call, Failure, Finished, Phase, Verdict, convert};
@@ -39,6 +39,8 @@ struct Inner {
     lent: Arc<Lent>,
     output: Arc<Output>,
     calls: u32,
+    /// Of the last call, without what the host did for its statements.
+    in_guest: Duration,
     /// Linear memory once it had started: what a language's runtime takes is no growth.
     initial_memory: u64,
     // Declared last, dropped last: the place in the pool is free only when the store is gone.
@@ -97,8 +99,9 @@ impl Instance {
     /// without a message id.
     pub async fn new(module: &Arc<Module>, consumer: &Arc<ConsumerContext>) -> Result<Self, InstanceError> {
         let permit = module.engine.permit().await.map_err(InstanceError::Engine)?;
-        let (lent, output) = (Arc::new(Lent::default()), Arc::new(Output::default()));
-        output.begin(speaker(module, consumer, None), consumer.limits.output);
+        let (lent, output) =
+            (Arc::new(Lent::default()), Arc::new(Output::new(&consumer.consumer, module.short_digest())));
+        output.begin(None, consumer.limits.output);
         let mut store = Store::new(module.engine.wasmtime(), State::new(consumer, &lent, &output));
         store.limiter(|state| &mut state.memory);
         store.set_hostcall_fuel(usize::try_from(consumer.limits.host_call).unwrap_or(usize::MAX));
@@ -128,6 +131,7 @@ impl Instance {
             lent,
             output,
             calls,
+            in_guest: Duration::ZERO,
             initial_memory,
             _permit: permit,
         })))
@@ -158,6 +162,7 @@ impl Instance {
         let limit = call.time_limit.min(inner.consumer.limits.time);
         inner.begin(&call, line, started + limit).await;
         let (ending, ping) = inner.run(&call, limit).await;
+        let in_guest = std::mem::take(&mut inner.in_guest);
         let spent = matches!(ending, Ending::Stopped(_)) || inner.is_worn();
         let sql = inner.store.data_mut().sql.finish();
         let outbox = inner.store.data_mut().outbox.finish();
@@ -173,14 +178,14 @@ impl Instance {
         };
         let outbox = if verdict == Verdict::Ok { outbox } else { Vec::new() };
         let elapsed = started.elapsed();
-        Finished { verdict, outbox, connection, ahead, touched_sql: sql.touched, instance, module, elapsed }
+        Finished { verdict, outbox, connection, ahead, touched_sql: sql.touched, instance, module, elapsed, in_guest }
     }
 }
 
 impl Inner {
     async fn begin(&mut self, call: &Call, line: Line, deadline: Instant) {
         self.calls = self.calls.saturating_add(1);
-        self.output.begin(speaker(&self.module, &self.consumer, Some(call)), self.consumer.limits.output);
+        self.output.begin(Some(call), self.consumer.limits.output);
         self.lent.lend(line).await;
         let state = self.store.data_mut();
         state.context.begin(call.clone(), deadline);
@@ -210,6 +215,7 @@ impl Inner {
 
     async fn invoke(&mut self, call: &Call) -> wasmtime::Result<Result<(), types::Failure>> {
         let message = convert::message(call);
+        let began = Instant::now();
         let (result,) = match (&call.phase, &self.compensate) {
             (Phase::Handle, _) => self.handle.call_async(&mut self.store, (message,)).await?,
             (Phase::Compensate(death), Some(compensate)) => {
@@ -217,6 +223,7 @@ impl Inner {
             }
             (Phase::Compensate(_), None) => (Err(no_compensation()),),
         };
+        self.in_guest = began.elapsed().saturating_sub(self.store.data().sql.took());
         Ok(result)
     }
 
@@ -279,21 +286,13 @@ fn not_run(module: &Module, verdict: Verdict, line: Option<Line>, started: Insta
         instance: None,
         module: module.digest,
         elapsed: started.elapsed(),
+        in_guest: Duration::ZERO,
     }
 }
 
 /// A lost connection takes with it what ran ahead on it.
 fn parts(line: Option<Line>) -> (Option<Box<dyn Connection>>, Ahead) {
     line.map_or_else(Default::default, |line| (Some(line.connection), line.ahead))
-}
-
-fn speaker(module: &Module, consumer: &ConsumerContext, call: Option<&Call>) -> Speaker {
-    Speaker {
-        consumer: consumer.consumer.clone(),
-        module: module.short_digest(),
-        message_id: call.map_or_else(String::new, |call| call.id.as_str().to_owned()),
-        attempt: call.map_or(0, |call| call.attempt),
-    }
 }
 
 impl InstanceError {

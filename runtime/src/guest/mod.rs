@@ -124,6 +124,9 @@ pub struct Finished {
     pub module: ModuleDigest,
     /// Time inside the call.
     pub elapsed: Duration,
+    /// Of it, time in the guest's code and at its boundary: without what the host did for its statements. Zero for a call
+    /// that was stopped.
+    pub in_guest: Duration,
 }
 
 /// The verdict on an attempt.

@@ -12,7 +12,9 @@ use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
+use super::Call;
 use super::convert::MAX_DETAIL;
+use crate::message::MessageId;
 
 /// A line longer than this is logged in pieces.
 const MAX_LINE: usize = 8 << 10;
@@ -31,12 +33,12 @@ pub(crate) enum Stream {
 
 /// Who is speaking.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Speaker {
-    pub(crate) consumer: String,
-    pub(crate) module: String,
-    /// Empty while an instance starts.
-    pub(crate) message_id: String,
-    pub(crate) attempt: u32,
+struct Speaker {
+    consumer: String,
+    module: String,
+    /// None while an instance starts.
+    message_id: Option<MessageId>,
+    attempt: u32,
 }
 
 /// Collects the output of one instance.
@@ -57,10 +59,17 @@ struct Inner {
 }
 
 impl Output {
-    /// Starts a call: later output is the speaker's, and up to `limit` bytes of it are logged.
-    pub(crate) fn begin(&self, speaker: Speaker, limit: u64) {
+    /// The output of an instance of that module, for that consumer.
+    pub(crate) fn new(consumer: &str, module: String) -> Self {
+        let speaker = Speaker { consumer: consumer.to_owned(), module, ..Speaker::default() };
+        Self { inner: Mutex::new(Inner { speaker, ..Inner::default() }) }
+    }
+
+    /// Starts a call: later output belongs to it, and up to `limit` bytes of it are logged.
+    pub(crate) fn begin(&self, call: Option<&Call>, limit: u64) {
         let mut inner = self.lock();
-        inner.speaker = speaker;
+        inner.speaker.message_id = call.map(|call| call.id.clone());
+        inner.speaker.attempt = call.map_or(0, |call| call.attempt);
         inner.left = limit;
         inner.silenced = false;
         inner.tail.clear();
@@ -125,6 +134,7 @@ impl Inner {
 
 fn log(speaker: &Speaker, stream: Stream, line: &str) {
     let Speaker { consumer, module, message_id, attempt } = speaker;
+    let message_id = message_id.as_ref().map_or("", MessageId::as_str);
     match stream {
         Stream::Stdout => {
             tracing::info!(target: "hapax::guest", %consumer, %message_id, attempt, %module, stream = "stdout", "{line}");
@@ -206,7 +216,7 @@ mod tests {
 
     fn output(limit: u64) -> Arc<Output> {
         let output = Arc::new(Output::default());
-        output.begin(Speaker::default(), limit);
+        output.begin(None, limit);
         output
     }
 
@@ -232,7 +242,7 @@ mod tests {
         assert!(output.lock().stdout.len() == 1000, "no line yet");
         output.stream(Stream::Stdout).write(Bytes::from_static(b"\n")).unwrap();
         assert!(output.lock().silenced);
-        output.begin(Speaker::default(), 20);
+        output.begin(None, 20);
         assert!(!output.lock().silenced);
     }
 

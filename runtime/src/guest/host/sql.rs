@@ -7,7 +7,7 @@
 //! aborted by then, on another it is gone and the next statement would commit by itself.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use wasmtime::component::{HasSelf, Linker};
 
@@ -113,6 +113,8 @@ pub(crate) struct SqlHost {
 /// What an attempt has used up.
 #[derive(Default)]
 struct Used {
+    /// Time that the host took for its calls.
+    took: Duration,
     statements: u32,
     rows_affected: u64,
     touched: bool,
@@ -252,8 +254,14 @@ impl SqlHost {
         Some(Error { kind: ErrorKind::Poisoned, code: None, constraint: None, message })
     }
 
+    /// Time that the host has taken for this attempt's calls.
+    pub(crate) fn took(&self) -> Duration {
+        self.used.took
+    }
+
     /// Remembers the first error, and tells it to the guest.
-    fn answer<T>(&mut self, result: Result<T, SqlFailure>) -> Result<T, Error> {
+    fn answer<T>(&mut self, result: Result<T, SqlFailure>, began: Instant) -> Result<T, Error> {
+        self.used.took += began.elapsed();
         result.map_err(|failure| {
             let error = failure.to_guest();
             // What a failed statement did to the transaction depends on the database; one that was not sent did nothing.
@@ -290,24 +298,27 @@ impl Host for SqlHost {
         if let Some(error) = self.poisoned() {
             return Err(error);
         }
+        let began = Instant::now();
         let result = self.try_execute(&statement, params).await;
-        self.answer(result)
+        self.answer(result, began)
     }
 
     async fn execute_many(&mut self, statement: String, rows: Vec<Vec<Value>>) -> Result<u64, Error> {
         if let Some(error) = self.poisoned() {
             return Err(error);
         }
+        let began = Instant::now();
         let result = self.try_execute_many(&statement, rows).await;
-        self.answer(result)
+        self.answer(result, began)
     }
 
     async fn query(&mut self, statement: String, params: Vec<Value>) -> Result<ResultSet, Error> {
         if let Some(error) = self.poisoned() {
             return Err(error);
         }
+        let began = Instant::now();
         let result = self.try_query(&statement, params).await;
-        self.answer(result)
+        self.answer(result, began)
     }
 }
 
