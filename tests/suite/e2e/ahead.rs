@@ -18,7 +18,7 @@ mod scenarios {
     use serde_json::{Value as Json, json};
 
     use crate::hold::Figures;
-    use crate::world::{Consumer, World, effect, message};
+    use crate::world::{Consumer, Stage, World, effect, message};
 
     const AGAIN: &str = "hapax_attempts_refuted_total";
 
@@ -89,7 +89,10 @@ mod scenarios {
         assert_eq!(world.number("SELECT COUNT(*) FROM ticket").await?, 180);
         let failed = "SELECT COUNT(*) FROM hapax_parked WHERE code = 'sql-constraint' AND handler_attempts = 1";
         assert_eq!(world.number(failed).await?, 20, "the handler has met the error itself");
-        assert!(figures.consumers(AGAIN).await? >= 1.0, "somebody was called again");
+        // In SQLite every inserted row has a new number, which nobody can know in advance.
+        if world.stage != Stage::Embedded {
+            assert!(figures.consumers(AGAIN).await? >= 1.0, "somebody was called again");
+        }
         Ok(())
     }
 
