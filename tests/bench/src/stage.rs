@@ -1,10 +1,10 @@
 //! The servers of a run, started for it; and for each drain, a queue and a database of its own.
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use futures::future::join_all;
 use hapax::ledger::database::{self, Connection as Session, SessionSettings};
 use hapax::ledger::value::{RowLimits, Value};
 use hapax_tests::servers::{MariaDb, Postgres, Rabbit, Redis, RedisDatabase};
@@ -190,18 +190,27 @@ impl Place {
         let connection = Connection::connect(self.vhost.url(), ConnectionProperties::default()).await?;
         let channel = connection.create_channel().await?;
         channel.confirm_select(ConfirmSelectOptions::default()).await?;
-        for window in orders.chunks(WINDOW) {
-            let mut confirms = Vec::with_capacity(window.len());
-            for order in window {
-                confirms.push(publish(&channel, queue, order).await?);
+        let mut waiting = VecDeque::with_capacity(WINDOW);
+        for order in orders {
+            if waiting.len() == WINDOW {
+                confirmed(waiting.pop_front()).await?;
             }
-            for confirm in join_all(confirms).await {
-                ensure!(confirm?.is_ack(), "the broker did not take a message");
-            }
+            waiting.push_back(publish(&channel, queue, order).await?);
+        }
+        while !waiting.is_empty() {
+            confirmed(waiting.pop_front()).await?;
         }
         connection.close(200, "filled".into()).await?;
         Ok(())
     }
+}
+
+/// Waits until the broker has taken a message.
+async fn confirmed(confirm: Option<PublisherConfirm>) -> Result<()> {
+    if let Some(confirm) = confirm {
+        ensure!(confirm.await?.is_ack(), "the broker did not take a message");
+    }
+    Ok(())
 }
 
 /// Publishes one order, persistent.
