@@ -7,18 +7,25 @@ use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, Ranged, Value
 /// Ticks that a scale from zero has at most.
 const TICKS: f64 = 8.0;
 
-/// One axis: a coordinate of the library. It goes from its first tick to its last.
+/// One axis: a coordinate of the library.
 #[derive(Clone)]
 pub(super) struct Axis {
     pub(super) label: &'static str,
     ticks: Vec<f64>,
+    ends: Range<f64>,
     logarithmic: bool,
 }
 
 impl Axis {
+    /// Rows of equal height, from 0 up, with a tick in the middle of each.
+    pub(super) fn rows(count: usize) -> Self {
+        let ticks = (0..count).map(|row| row as f64 + 0.5).collect();
+        Self { label: "", ticks, ends: 0.0..count as f64, logarithmic: false }
+    }
+
     /// A logarithmic one, with a tick at each of these values, which are in order.
     pub(super) fn of_values(label: &'static str, values: &[f64]) -> Self {
-        Self { label, ticks: values.to_vec(), logarithmic: true }
+        Self::from_tick_to_tick(label, values.to_vec(), true)
     }
 
     /// A logarithmic one that has room for all of these values: ticks at 1, 2 and 5 of each power of ten.
@@ -30,7 +37,7 @@ impl Axis {
         let steps: Vec<f64> = decades(low, high).flat_map(|power| [1.0, 2.0, 5.0].map(|step| step * power)).collect();
         let first = steps.iter().rposition(|step| *step <= low).unwrap_or(0);
         let last = steps.iter().position(|step| *step > high).unwrap_or(steps.len() - 1);
-        Self { label, ticks: steps[first..=last].to_vec(), logarithmic: true }
+        Self::from_tick_to_tick(label, steps[first..=last].to_vec(), true)
     }
 
     /// A linear one, from zero to at least `high`.
@@ -40,7 +47,13 @@ impl Axis {
         let step = [1.0, 2.0, 5.0, 10.0].map(|step| step * power).into_iter().find(|step| high / step <= TICKS);
         let step = step.unwrap_or(high);
         let ticks = (0..=(high / step).ceil() as u32).map(|tick| f64::from(tick) * step).collect();
-        Self { label, ticks, logarithmic: false }
+        Self::from_tick_to_tick(label, ticks, false)
+    }
+
+    fn from_tick_to_tick(label: &'static str, ticks: Vec<f64>, logarithmic: bool) -> Self {
+        let end = |tick: Option<&f64>| tick.copied().unwrap_or(1.0);
+        let ends = end(ticks.first())..end(ticks.last());
+        Self { label, ticks, ends, logarithmic }
     }
 
     /// How far along the axis a value is, as the ruler has it.
@@ -64,8 +77,7 @@ impl Ranged for Axis {
     }
 
     fn range(&self) -> Range<f64> {
-        let end = |tick: Option<&f64>| tick.copied().unwrap_or(1.0);
-        end(self.ticks.first())..end(self.ticks.last())
+        self.ends.clone()
     }
 }
 
@@ -118,6 +130,7 @@ mod tests {
         let places = |axis: Axis, values: [f64; 3]| values.map(|value| axis.map(&value, (50, 250)));
         assert_eq!(places(Axis::from_zero("", 8.0), [0.0, 2.0, 8.0]), [50, 100, 250]);
         assert_eq!(places(Axis::of_values("", &[1.0, 100.0]), [1.0, 10.0, 100.0]), [50, 150, 250]);
+        assert_eq!(places(Axis::rows(4), [0.0, 0.5, 4.0]), [50, 75, 250]);
     }
 
     #[test]

@@ -3,7 +3,6 @@
 use anyhow::Result;
 use plotters::backend::SVGBackend;
 use plotters::chart::{ChartBuilder, SeriesLabelPosition};
-use plotters::coord::ranged1d::{IntoSegmentedCoord as _, SegmentValue};
 use plotters::drawing::IntoDrawingArea as _;
 use plotters::element::{Rectangle, Text};
 use plotters::style::text_anchor::{HPos, Pos, VPos};
@@ -38,7 +37,8 @@ impl Bar {
 pub(super) fn draw(title: &str, label: &'static str, parts: &[(&str, RGBColor)], bars: &[Bar]) -> Result<String> {
     // Room for the number at the end of the longest.
     let x = Axis::from_zero(label, bars.iter().map(Bar::total).fold(0.0, f64::max) * 1.05);
-    let row = |number: usize| bars.len() - 1 - number;
+    let bottom = |bar: usize| (bars.len() - 1 - bar) as f64;
+    let middle = |bar: usize| bottom(bar) + 0.5;
     let mut svg = String::new();
     {
         let root = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
@@ -49,7 +49,7 @@ pub(super) fn draw(title: &str, label: &'static str, parts: &[(&str, RGBColor)],
             .caption(title, ("sans-serif", 22))
             .x_label_area_size(48)
             .y_label_area_size(300)
-            .build_cartesian_2d(x.clone(), (0..bars.len()).into_segmented())?;
+            .build_cartesian_2d(x.clone(), Axis::rows(bars.len()))?;
         chart
             .configure_mesh()
             .disable_y_mesh()
@@ -58,17 +58,16 @@ pub(super) fn draw(title: &str, label: &'static str, parts: &[(&str, RGBColor)],
             .label_style(("sans-serif", 15))
             .axis_desc_style(("sans-serif", 17))
             .x_desc(x.label)
-            .y_labels(bars.len() + 1)
-            .y_label_formatter(&|at| match at {
-                SegmentValue::CenterOf(at) if *at < bars.len() => bars[row(*at)].name.clone(),
-                _ => String::new(),
+            .y_label_formatter(&|tick| {
+                let bar = (0..bars.len()).find(|bar| middle(*bar) == *tick);
+                bar.map_or_else(String::new, |bar| bars[bar].name.clone())
             })
             .draw()?;
         for (number, (name, colour)) in parts.iter().enumerate() {
             let (name, colour) = (*name, *colour);
             let boxes = bars.iter().enumerate().map(|(at, bar)| {
                 let (begin, end) = bar.part(number);
-                let corners = [(begin, SegmentValue::Exact(row(at))), (end, SegmentValue::Exact(row(at) + 1))];
+                let corners = [(begin, bottom(at)), (end, bottom(at) + 1.0)];
                 let mut part = Rectangle::new(corners, colour.filled());
                 part.set_margin(GAP, GAP, 0, 0);
                 part
@@ -77,9 +76,11 @@ pub(super) fn draw(title: &str, label: &'static str, parts: &[(&str, RGBColor)],
             chart.draw_series(boxes)?.label(name).legend(legend);
         }
         let style = ("sans-serif", 15).into_text_style(&root).pos(Pos::new(HPos::Left, VPos::Center));
-        chart.draw_series(bars.iter().enumerate().map(|(at, bar)| {
-            Text::new(format!(" {:.0}", bar.total()), (bar.total(), SegmentValue::CenterOf(row(at))), style.clone())
-        }))?;
+        chart.draw_series(
+            bars.iter()
+                .enumerate()
+                .map(|(at, bar)| Text::new(format!(" {:.0}", bar.total()), (bar.total(), middle(at)), style.clone())),
+        )?;
         chart
             .configure_series_labels()
             .position(SeriesLabelPosition::LowerRight)

@@ -78,7 +78,9 @@ impl Report {
 
     fn legend(&self) -> String {
         let fewer = match self.lines.iter().any(|line| line.messages < self.messages) {
-            true => " (half or a quarter where they take long, by hand above all: the rate is the same)",
+            true => {
+                " (half or a quarter of them where a variant is slow, as those written by hand are: fewer show the same rate)"
+            }
             false => "",
         };
         format!(
@@ -165,7 +167,7 @@ mod tests {
         for part in [
             "- 2 cores\n",
             "| Hapax, Postgres | 15000 | 15000–15000 | – | – | 67 |",
-            "20 messages a drain (half or a quarter where they take long, by hand above all: the rate is the same)",
+            "20 messages a drain (half or a quarter of them where a variant is slow, as those written by hand are: fewer show the same rate)",
             "last effect.\n\n![a plot](plots/a.svg)\n",
             "## Latency\n|  | ms |\n|---|--:|\n| a | 1.50 |\n\nHere.\n\n![a plot](plots/b.svg)\n",
             "**Failed**, and was left alone from then on: classic recipe, Rust, Postgres: it is stuck\n",
