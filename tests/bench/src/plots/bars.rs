@@ -4,7 +4,7 @@ use anyhow::Result;
 use plotters::backend::SVGBackend;
 use plotters::chart::{ChartBuilder, SeriesLabelPosition};
 use plotters::drawing::IntoDrawingArea as _;
-use plotters::element::{Rectangle, Text};
+use plotters::element::{EmptyElement, Rectangle, Text};
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{BLACK, Color as _, IntoTextStyle as _, RGBColor, WHITE};
 
@@ -76,11 +76,10 @@ pub(super) fn draw(title: &str, label: &'static str, parts: &[(&str, RGBColor)],
             chart.draw_series(boxes)?.label(name).legend(legend);
         }
         let style = ("sans-serif", 15).into_text_style(&root).pos(Pos::new(HPos::Left, VPos::Center));
-        chart.draw_series(
-            bars.iter()
-                .enumerate()
-                .map(|(at, bar)| Text::new(format!(" {:.0}", bar.total()), (bar.total(), middle(at)), style.clone())),
-        )?;
+        chart.draw_series(bars.iter().enumerate().map(|(at, bar)| {
+            let number = Text::new(format!("{:.0}", bar.total()), (GAP.cast_signed(), 0), style.clone());
+            EmptyElement::at((bar.total(), middle(at))) + number
+        }))?;
         chart
             .configure_series_labels()
             .position(SeriesLabelPosition::LowerRight)

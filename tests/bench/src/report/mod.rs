@@ -43,7 +43,7 @@ pub(crate) struct Report {
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Failure {
     pub(crate) name: String,
-    /// One line.
+    /// What was measured, and what came in between, on one line.
     pub(crate) why: String,
 }
 

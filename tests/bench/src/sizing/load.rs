@@ -54,7 +54,7 @@ pub(crate) async fn measure(run: &Run<'_>, title: &'static str) -> Result<Sectio
                 at_rate(run, &postgres, &variant, rate, seconds).await.with_context(|| name.clone())?;
             let (p50, p99) = (percentile(&mut millis, 50.0), percentile(&mut millis, 99.0));
             eprintln!("  {p50:8.2} ms, 99 % within {p99:.2} ms  {name}");
-            rows.push(Row::new(name, vec![(LOAD, published), (P50, p50), (P99, p99)]));
+            rows.push(Row::new(name, vec![(LOAD, published.round()), (P50, p50), (P99, p99)]));
             if !keeps_up(rate, published, p50) {
                 break;
             }
@@ -63,10 +63,10 @@ pub(crate) async fn measure(run: &Run<'_>, title: &'static str) -> Result<Sectio
     Ok(Section {
         title,
         legend: format!(
-            "Measured as latency above, over {seconds} s at each rate. Rates rise until the median is above \
+            "Measured as in the section on latency, over {seconds} s at each rate. Rates rise until the median is above \
              {BEHIND_MILLIS} ms, or no more can be published: the last row of a variant may show how far it fell behind \
-             in {seconds} s, which is no latency. The publisher shares the cores, so that rates above are lower than \
-             those of drains."
+             in {seconds} s, which is no latency. The publisher shares the cores, so everyone falls behind at a lower \
+             rate than that of a drain."
         ),
         rows,
     })
