@@ -8,8 +8,8 @@ use plotters::element::{EmptyElement, Rectangle, Text};
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{BLACK, Color as _, IntoTextStyle as _, RGBColor, WHITE};
 
-use super::SIZE;
 use super::axis::Axis;
+use super::{SIZE, legend};
 
 /// Free space above and below a bar, and before the number at its end, in pixels.
 const GAP: u32 = 6;
@@ -72,21 +72,15 @@ pub(super) fn draw(title: &str, label: &'static str, parts: &[(&str, RGBColor)],
                 part.set_margin(GAP, GAP, 0, 0);
                 part
             });
-            let legend = move |(x, y)| Rectangle::new([(x, y - 6), (x + 12, y + 6)], colour.filled());
-            chart.draw_series(boxes)?.label(name).legend(legend);
+            let sample = move |(x, y)| Rectangle::new([(x, y - 6), (x + 12, y + 6)], colour.filled());
+            chart.draw_series(boxes)?.label(name).legend(sample);
         }
         let style = ("sans-serif", 15).into_text_style(&root).pos(Pos::new(HPos::Left, VPos::Center));
         chart.draw_series(bars.iter().enumerate().map(|(at, bar)| {
             let number = Text::new(format!("{:.0}", bar.total()), (GAP.cast_signed(), 0), style.clone());
             EmptyElement::at((bar.total(), middle(at))) + number
         }))?;
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::LowerRight)
-            .background_style(WHITE.mix(0.85))
-            .border_style(BLACK.mix(0.3))
-            .label_font(("sans-serif", 15))
-            .draw()?;
+        legend(&mut chart, SeriesLabelPosition::LowerRight)?;
         root.present()?;
     }
     Ok(svg)

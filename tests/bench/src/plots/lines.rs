@@ -8,8 +8,8 @@ use plotters::element::{Circle, EmptyElement, PathElement};
 use plotters::series::{DashedLineSeries, LineSeries};
 use plotters::style::{BLACK, Color as _, RGBColor, WHITE};
 
-use super::SIZE;
 use super::axis::Axis;
+use super::{SIZE, legend};
 
 /// One line.
 pub(super) struct Series {
@@ -20,10 +20,12 @@ pub(super) struct Series {
 }
 
 impl Series {
-    /// What it has along one axis, and along the other.
+    /// What it has along the one axis.
     pub(super) fn xs(&self) -> impl Iterator<Item = f64> {
         self.points.iter().map(|point| point.0)
     }
+
+    /// And along the other.
     pub(super) fn ys(&self) -> impl Iterator<Item = f64> {
         self.points.iter().map(|point| point.1)
     }
@@ -70,13 +72,7 @@ pub(super) fn draw(title: &str, x: &Axis, y: &Axis, series: &[Series]) -> Result
             });
             chart.draw_series(points.iter().map(|point| Circle::new(*point, 4, colour.filled())))?;
         }
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::UpperLeft)
-            .background_style(WHITE.mix(0.85))
-            .border_style(BLACK.mix(0.3))
-            .label_font(("sans-serif", 15))
-            .draw()?;
+        legend(&mut chart, SeriesLabelPosition::UpperLeft)?;
         root.present()?;
     }
     Ok(svg)

@@ -5,7 +5,10 @@ mod bars;
 mod lines;
 
 use anyhow::{Context as _, Result};
-use plotters::style::RGBColor;
+use plotters::backend::SVGBackend;
+use plotters::chart::{ChartContext, SeriesLabelPosition};
+use plotters::coord::cartesian::Cartesian2d;
+use plotters::style::{BLACK, Color as _, RGBColor, WHITE};
 
 use crate::extra::Extra;
 use crate::latency::{P50, P99, row_name};
@@ -17,6 +20,9 @@ use crate::variant::names;
 use axis::Axis;
 use bars::Bar;
 use lines::Series;
+
+/// What plots are drawn on.
+type Chart<'svg> = ChartContext<'svg, SVGBackend<'svg>, Cartesian2d<Axis, Axis>>;
 
 /// The folder of plots, beside the page.
 pub(crate) const FOLDER: &str = "plots";
@@ -129,6 +135,18 @@ fn plot(
     draw: impl FnOnce() -> Result<String>,
 ) -> Option<Result<Plot>> {
     has_figures.then(|| Ok(Plot { file, title, under, svg: draw().with_context(|| format!("drawing {file}"))? }))
+}
+
+/// What each colour stands for.
+fn legend(chart: &mut Chart<'_>, position: SeriesLabelPosition) -> Result<()> {
+    chart
+        .configure_series_labels()
+        .position(position)
+        .background_style(WHITE.mix(0.85))
+        .border_style(BLACK.mix(0.3))
+        .label_font(("sans-serif", 15))
+        .draw()?;
+    Ok(())
 }
 
 #[cfg(test)]
