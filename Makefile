@@ -40,7 +40,7 @@ servers: ## Start private servers, print a config for them, stop them on Ctrl-C
 	@cargo build --quiet -p hapax-tests --bin servers
 	@exec $(TARGET)/debug/servers
 
-bench: $(GUESTS)/stock_python.wasm $(GUESTS)/stock_typescript.wasm ## Measure Hapax against what people write by hand: some hours; with QUICK=1 minutes
+bench: $(GUESTS)/stock_python.wasm $(GUESTS)/stock_typescript.wasm ## Measure Hapax against what people write by hand: an hour and a half; with QUICK=1 minutes
 	@tests/setup.sh rust servers
 	@tests/bench/classic/setup.sh
 	cargo build --release --target wasm32-wasip2 -p stock

@@ -4,6 +4,7 @@ use anyhow::{Context as _, Result};
 
 use crate::programs::Programs;
 use crate::report::Section;
+use crate::sizing::{batches, load, prefetch};
 use crate::stage::Stage;
 use crate::{consumers, guest, inbox, latency};
 
@@ -24,12 +25,16 @@ pub(crate) enum Extra {
     Latency,
     Consumers,
     Guest,
+    Batches,
+    Load,
+    Prefetch,
     Inbox,
 }
 
 impl Extra {
     /// In the order in which a run measures them.
-    pub(crate) const ALL: [Self; 4] = [Self::Latency, Self::Consumers, Self::Guest, Self::Inbox];
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Latency, Self::Consumers, Self::Guest, Self::Batches, Self::Load, Self::Prefetch, Self::Inbox];
 
     /// The heading of its section, and its name for `--only`.
     pub(crate) const fn title(self) -> &'static str {
@@ -37,13 +42,16 @@ impl Extra {
             Self::Latency => "latency",
             Self::Consumers => "four consumers",
             Self::Guest => "the guest alone",
+            Self::Batches => "sizing: lanes and batches",
+            Self::Load => "sizing: latency under load",
+            Self::Prefetch => "sizing: prefetch",
             Self::Inbox => "a large inbox",
         }
     }
 
     /// Is it a matter of minutes?
-    pub(crate) fn is_long(self) -> bool {
-        self == Self::Inbox
+    pub(crate) const fn is_long(self) -> bool {
+        matches!(self, Self::Batches | Self::Load | Self::Prefetch | Self::Inbox)
     }
 
     /// Does it belong into that round? Latency is worth three looks where there is time for them; what the others find
@@ -62,6 +70,9 @@ impl Extra {
             Self::Latency => latency::measure(run, title).await,
             Self::Consumers => consumers::measure(run, title).await,
             Self::Guest => guest::measure(run, title).await,
+            Self::Batches => batches::measure(run, title).await,
+            Self::Load => load::measure(run, title).await,
+            Self::Prefetch => prefetch::measure(run, title).await,
             Self::Inbox => inbox::measure(run, title).await,
         };
         section.with_context(|| format!("measuring {title}"))

@@ -34,13 +34,12 @@ const WARM_UP: u64 = 200;
 /// When a program stops, gets stuck, or has not done exactly what it should.
 pub(crate) async fn measure(run: &Run<'_>, title: &'static str) -> Result<Section> {
     let seconds = if run.quick { 10 } else { 30 };
-    let mut postgres = Postgres::start().await?;
-    postgres.set("track_commit_timestamp", "on").await?;
+    let postgres = postgres().await?;
     let mut rows = Vec::new();
     for rate in RATES {
         for variant in [named(&baseline())?, named(names::HAPAX)?] {
-            let mut millis = one(run, &postgres, &variant, rate, seconds).await?;
-            let figures = vec![("p50 ms", percentile(&mut millis, 50.0)), ("p99 ms", percentile(&mut millis, 99.0))];
+            let Load { mut millis, .. } = at_rate(run, &postgres, &variant, rate, seconds).await?;
+            let figures = vec![(P50, percentile(&mut millis, 50.0)), (P99, percentile(&mut millis, 99.0))];
             rows.push(Row::new(row_name(&variant.name, rate), figures));
         }
     }
@@ -54,6 +53,20 @@ pub(crate) async fn measure(run: &Run<'_>, title: &'static str) -> Result<Sectio
     })
 }
 
+/// A Postgres that notes when it commits.
+///
+/// # Errors
+/// When it does not start.
+pub(crate) async fn postgres() -> Result<Postgres> {
+    let mut postgres = Postgres::start().await?;
+    postgres.set("track_commit_timestamp", "on").await?;
+    Ok(postgres)
+}
+
+/// The figures of a row.
+pub(crate) const P50: &str = "p50 ms";
+pub(crate) const P99: &str = "p99 ms";
+
 /// The name of a row.
 pub(crate) fn row_name(variant: &str, rate: u64) -> String {
     format!("{variant}, {rate} msg/s")
@@ -64,8 +77,25 @@ pub(crate) fn baseline() -> String {
     format!("{}, 32 workers", names::CLASSIC)
 }
 
-/// Publishes at a rate, and returns what each message took, in milliseconds.
-async fn one(run: &Run<'_>, postgres: &Postgres, variant: &Variant, rate: u64, seconds: u64) -> Result<Vec<f64>> {
+/// What came of publishing at a rate.
+pub(crate) struct Load {
+    /// What each message took.
+    pub(crate) millis: Vec<f64>,
+    /// Messages a second that were really published.
+    pub(crate) published: f64,
+}
+
+/// Publishes at a rate, `rate * seconds` messages in all.
+///
+/// # Errors
+/// When the program stops, gets stuck, or has not done exactly what it should.
+pub(crate) async fn at_rate(
+    run: &Run<'_>,
+    postgres: &Postgres,
+    variant: &Variant,
+    rate: u64,
+    seconds: u64,
+) -> Result<Load> {
     let place = run.stage.place_on(postgres).await?;
     let warm_up = other_orders(Shape::PLAIN, 0, WARM_UP);
     let (orders, unique) = orders(Shape::PLAIN, rate * seconds);
@@ -78,11 +108,18 @@ async fn one(run: &Run<'_>, postgres: &Postgres, variant: &Variant, rate: u64, s
     progress.wait(&mut fleet, all).await?;
     let committed = committed(variant, &mut progress).await?;
     finish(&mut fleet, &mut progress, variant, all, all).await?;
+    let published_micros = match &published[..] {
+        [(_, first), .., (_, last)] => last - first,
+        _ => 0,
+    };
     let millis = published.iter().map(|(id, micros)| {
         let committed = committed.get(id).with_context(|| format!("{id} was never committed"))?;
         Ok(committed.saturating_sub(*micros) as f64 / 1e3)
     });
-    millis.collect()
+    Ok(Load {
+        millis: millis.collect::<Result<_>>()?,
+        published: (published.len() as f64 - 1.0) * 1e6 / published_micros as f64,
+    })
 }
 
 /// Publishes one order after the other, each at its time, whatever became of those before. Returns when each was, in

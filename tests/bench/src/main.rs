@@ -11,10 +11,13 @@ mod fleet;
 mod guest;
 mod inbox;
 mod latency;
+mod plots;
 mod programs;
 mod progress;
 mod repeats;
 mod report;
+mod results;
+mod sizing;
 mod stage;
 mod stats;
 mod told;
@@ -28,19 +31,19 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 
-use drain::Figures;
 use extra::{Extra, Run};
 use programs::Programs;
-use report::{Report, Rounds, Section};
+use report::{Report, Rounds};
+use results::Results;
 use stage::Stage;
-use variant::{Scene, Variant};
+use variant::Variant;
 use worker::classic::Lock;
 use workload::{MESSAGES, MESSAGES_QUICK};
 
 /// Measure Hapax against what people write by hand
 #[derive(Debug, Parser)]
 struct Cli {
-    /// Fewer messages, numbers of workers and seconds: some ten minutes instead of some hours
+    /// Fewer messages, numbers of workers and seconds: some ten minutes instead of an hour and a half
     #[arg(long)]
     quick: bool,
     /// How often every variant runs
@@ -131,31 +134,21 @@ async fn measure(cli: Cli) -> Result<()> {
         eprintln!("  {line}");
     }
     let run = Run { stage: &stage, programs: &programs, messages, inbox_rows: cli.inbox_rows, quick: cli.quick };
-    let mut rounds = Rounds::default();
-    let mut sections: Vec<Vec<Section>> = vec![Vec::new(); extras.len()];
+    eprintln!(
+        "{} drains in {} rounds, of {messages} messages at most, and {} sections.",
+        Rounds::planned(&variants, cli.rounds),
+        cli.rounds,
+        extras.len()
+    );
+    let mut results = Results::new(about, variants, extras);
     for round in 1..=cli.rounds {
-        for variant in &variants {
-            if !rounds.is_worth_another(variant) {
-                continue;
-            }
-            let figures = one(&run, variant).await?;
-            eprintln!("round {round}/{}: {:8.0} msg/s  {}", cli.rounds, figures.rate, variant.name);
-            rounds.add(variant, figures);
-        }
-        for (extra, found) in extras.iter().zip(&mut sections) {
-            if extra.is_in_round(round, cli.quick) {
-                eprintln!("round {round}/{}: {}", cli.rounds, extra.title());
-                found.push(extra.measure(&run).await?);
-            }
-        }
+        results.measure_round(&run, round, cli.rounds).await;
+        // After each round: a run of hours that somebody ends has still found something.
+        save(&cli, &results.report(messages))?;
     }
-    let sections = sections.iter().filter_map(|found| Section::median_of(found)).collect();
-    let report = Report::new(about, messages, &variants, &rounds, sections);
+    let report = results.report(messages);
     println!("{}", report.table());
-    write(&cli.json, &serde_json::to_string_pretty(&report)?)?;
-    if let Some(page) = &cli.page {
-        write(page, &report.page())?;
-    }
+    ensure!(report.failures.is_empty(), "{} of what was to be measured failed, see above", report.failures.len());
     Ok(())
 }
 
@@ -182,14 +175,17 @@ fn wanted(cli: &Cli, programs: &Programs) -> Wanted {
     Wanted { variants, extras: Extra::ALL.into_iter().filter(is_wanted).collect(), left_out }
 }
 
-/// Measures a variant once.
-async fn one(run: &Run<'_>, variant: &Variant) -> Result<Figures> {
-    let messages = variant.messages(run.messages, run.quick);
-    let figures = match variant.scene {
-        Scene::Drain => drain::drain(run.stage, variant, messages, run.programs).await,
-        Scene::Repeats(remembered) => repeats::drain(run.stage, variant, remembered, messages, run.programs).await,
-    };
-    figures.with_context(|| format!("measuring {:?}", variant.name))
+/// Writes a report where the command line wants it.
+fn save(cli: &Cli, report: &Report) -> Result<()> {
+    write(&cli.json, &serde_json::to_string_pretty(report)?)?;
+    if let Some(page) = &cli.page {
+        let plots = plots::all(report)?;
+        for plot in &plots {
+            write(&page.with_file_name(plots::FOLDER).join(plot.file), &plot.svg)?;
+        }
+        write(page, &report.page(&plots))?;
+    }
+    Ok(())
 }
 
 fn write(file: &Path, text: &str) -> Result<()> {

@@ -1,10 +1,11 @@
 //! The servers of a run, started for it; and for each drain, a queue and a database of its own.
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use futures::future::join_all;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use hapax::ledger::database::{self, Connection as Session, SessionSettings};
 use hapax::ledger::value::{RowLimits, Value};
 use hapax_tests::servers::{MariaDb, Postgres, Rabbit, Redis, RedisDatabase};
@@ -30,6 +31,9 @@ pub(crate) enum Database {
 
 /// Publications on their way to the broker at a time.
 const WINDOW: usize = 1000;
+
+/// Of these, so many are handed to the library at a time: it writes them to its socket together.
+const BURST: usize = 100;
 
 /// Where a handler publishes to, and the queue that its messages go to.
 pub(crate) const TOLD_EXCHANGE: &str = "told";
@@ -190,18 +194,28 @@ impl Place {
         let connection = Connection::connect(self.vhost.url(), ConnectionProperties::default()).await?;
         let channel = connection.create_channel().await?;
         channel.confirm_select(ConfirmSelectOptions::default()).await?;
-        for window in orders.chunks(WINDOW) {
-            let mut confirms = Vec::with_capacity(window.len());
-            for order in window {
-                confirms.push(publish(&channel, queue, order).await?);
+        let mut published = stream::iter(orders).map(|order| publish(&channel, queue, order)).buffered(BURST);
+        let mut waiting = VecDeque::with_capacity(WINDOW);
+        while let Some(confirm) = published.try_next().await? {
+            if waiting.len() == WINDOW {
+                confirmed(waiting.pop_front()).await?;
             }
-            for confirm in join_all(confirms).await {
-                ensure!(confirm?.is_ack(), "the broker did not take a message");
-            }
+            waiting.push_back(confirm);
+        }
+        while !waiting.is_empty() {
+            confirmed(waiting.pop_front()).await?;
         }
         connection.close(200, "filled".into()).await?;
         Ok(())
     }
+}
+
+/// Waits until the broker has taken a message.
+async fn confirmed(confirm: Option<PublisherConfirm>) -> Result<()> {
+    if let Some(confirm) = confirm {
+        ensure!(confirm.await?.is_ack(), "the broker did not take a message");
+    }
+    Ok(())
 }
 
 /// Publishes one order, persistent.

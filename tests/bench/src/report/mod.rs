@@ -35,6 +35,16 @@ pub(crate) struct Report {
     pub(crate) targets: Vec<Target>,
     /// Why the figures mean nothing, if they do not.
     pub(crate) void: Option<String>,
+    /// What could not be measured, or not in every round.
+    pub(crate) failures: Vec<Failure>,
+}
+
+/// A variant or a section that failed; it was left alone from then on.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Failure {
+    pub(crate) name: String,
+    /// What was measured, and what came in between, on one line.
+    pub(crate) why: String,
 }
 
 /// One variant's figures. What is not known is null.
@@ -72,6 +82,7 @@ impl Report {
         variants: &[Variant],
         rounds: &Rounds,
         sections: Vec<Section>,
+        failures: Vec<Failure>,
     ) -> Self {
         let mut lines: Vec<Line> = Vec::new();
         for variant in variants {
@@ -82,7 +93,7 @@ impl Report {
         }
         let targets = targets::all(rounds, &sections);
         let void = void(&lines);
-        Self { about, messages, rounds: rounds.count(), lines, sections, targets, void }
+        Self { about, messages, rounds: rounds.count(), lines, sections, targets, void, failures }
     }
 }
 

@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{CellAlignment, Table};
 
-use super::{Line, Report, shown};
+use super::{Failure, Line, Report, shown};
+use crate::plots::{self, Plot};
 
 const COLUMNS: [&str; 12] = [
     "variant",
@@ -26,6 +27,8 @@ const TARGET_COLUMNS: [&str; 4] = ["what", "measured", "to reach", "aim"];
 
 const TARGETS: &str = "against the targets";
 
+const SIZING: &str = "How to choose lanes, batches and prefetch for work of your own: [SIZING.md](SIZING.md).";
+
 impl Report {
     /// For people at a terminal.
     pub(crate) fn table(&self) -> String {
@@ -40,11 +43,14 @@ impl Report {
         if let Some(why) = &self.void {
             let _ = writeln!(text, "\nVOID: {why}");
         }
+        for Failure { why, .. } in &self.failures {
+            let _ = writeln!(text, "\nFAILED: {why}");
+        }
         text
     }
 
-    /// For the repository.
-    pub(crate) fn page(&self) -> String {
+    /// For the repository, with these plots beside it.
+    pub(crate) fn page(&self, plots: &[Plot]) -> String {
         let mut page = String::from("# Results\n\nWritten by `make bench`; not edited by hand.\n\n");
         for line in &self.about {
             let _ = writeln!(page, "- {line}");
@@ -52,12 +58,18 @@ impl Report {
         if let Some(why) = &self.void {
             let _ = writeln!(page, "\n**This run is void**: {why}");
         }
+        for Failure { why, .. } in &self.failures {
+            let _ = writeln!(page, "\n**Failed**, and was left alone from then on: {why}");
+        }
         let _ = writeln!(page, "\n{}\n{}", markdown(&COLUMNS, self.lines.iter().map(cells)), self.legend());
+        page.push_str(&images(plots, None));
+        let _ = writeln!(page, "\n{SIZING}");
         for section in &self.sections {
             let rows = section.rows.iter().map(|row| section.cells(row));
             let columns = [&[""][..], &section.columns()].concat();
             let (title, table) = (sentence_case(section.title), markdown(&columns, rows));
             let _ = writeln!(page, "\n## {title}\n{table}\n{}", section.legend);
+            page.push_str(&images(plots, Some(section.title)));
         }
         let targets = markdown(&TARGET_COLUMNS, self.targets.iter().map(super::Target::cells));
         let _ = writeln!(page, "\n## {}\n{targets}\n{}", sentence_case(TARGETS), targets_legend());
@@ -66,7 +78,9 @@ impl Report {
 
     fn legend(&self) -> String {
         let fewer = match self.lines.iter().any(|line| line.messages < self.messages) {
-            true => " (half or a quarter where they take long)",
+            true => {
+                " (half to an eighth of them where a variant is slow, as those written by hand are: fewer show the same rate)"
+            }
             false => "",
         };
         format!(
@@ -124,6 +138,12 @@ fn markdown(columns: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String
     text
 }
 
+/// The plots that belong under a section's table; `None` is the table of variants.
+fn images(plots: &[Plot], under: Option<&str>) -> String {
+    let own = plots.iter().filter(|plot| plot.under == under);
+    own.map(|plot| format!("\n![{}]({}/{})\n", plot.title, plots::FOLDER, plot.file)).collect()
+}
+
 fn sentence_case(text: &str) -> String {
     let mut chars = text.chars();
     chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
@@ -140,19 +160,28 @@ mod tests {
         let section =
             Section { title: "latency", legend: "Here.".to_owned(), rows: vec![Row::new("a", vec![("ms", 1.5)])] };
         let rounds = Rounds::made_up(&[(names::HAPAX, 15_000.0)]);
-        let report = Report::new(vec!["2 cores".to_owned()], 20, &all(true), &rounds, vec![section]);
-        let page = report.page();
+        let failure =
+            Failure { name: names::CLASSIC.to_owned(), why: "measuring the classic recipe: stuck".to_owned() };
+        let report = Report::new(vec!["2 cores".to_owned()], 20, &all(true), &rounds, vec![section], vec![failure]);
+        let plot = |file, under| Plot { file, title: "a plot", under, svg: String::new() };
+        let page = report.page(&[plot("a.svg", None), plot("b.svg", Some("latency"))]);
         for part in [
             "- 2 cores\n",
             "| Hapax, Postgres | 15000 | 15000–15000 | – | – | 67 |",
-            "20 messages a drain (half or a quarter where they take long)",
-            "## Latency\n|  | ms |\n|---|--:|\n| a | 1.50 |\n",
+            "20 messages a drain (half to an eighth of them where a variant is slow, as those written by hand are: fewer show the same rate)",
+            "last effect.\n\n![a plot](plots/a.svg)\n",
+            "## Latency\n|  | ms |\n|---|--:|\n| a | 1.50 |\n\nHere.\n\n![a plot](plots/b.svg)\n",
+            "**Failed**, and was left alone from then on: measuring the classic recipe: stuck\n",
             "## Against the targets\n| what | measured | to reach | aim |\n",
         ] {
             assert!(page.contains(part), "{part}\n{page}");
         }
         let table = report.table();
-        assert!(table.contains("latency") && table.contains(TARGETS));
+        assert!(
+            table.contains("latency")
+                && table.contains(TARGETS)
+                && table.contains("FAILED: measuring the classic recipe")
+        );
         let json = serde_json::to_value(&report).unwrap();
         assert!(json["lines"][0]["to_classic"].is_null() && json["lines"][0]["deadlocks"] == 1);
     }

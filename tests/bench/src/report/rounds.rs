@@ -32,6 +32,16 @@ impl Rounds {
         self.figures.values().map(Vec::len).max().unwrap_or(0)
     }
 
+    /// How many drains so many rounds of these variants are.
+    pub(crate) fn planned(variants: &[Variant], rounds: u16) -> usize {
+        let mut lines: BTreeMap<&str, usize> = BTreeMap::new();
+        for variant in variants {
+            *lines.entry(variant.line()).or_default() += 1;
+        }
+        let again: usize = lines.values().map(|members| (*members).min(FINALISTS)).sum();
+        variants.len() + again * usize::from(rounds.saturating_sub(1))
+    }
+
     /// Whether another round of a variant could change anything: of a group, only those count that are near the best.
     pub(crate) fn is_worth_another(&self, variant: &Variant) -> bool {
         let Some(members) = self.lines.get(variant.line()) else { return true };
@@ -94,6 +104,14 @@ mod tests {
         let again: Vec<bool> = group.iter().map(|variant| rounds.is_worth_another(variant)).collect();
         assert_eq!(again, [false, true, true, false]);
         assert_eq!(rounds.of(names::CLASSIC).unwrap().0, group[2].name);
+    }
+
+    #[test]
+    fn a_group_is_planned_whole_for_the_first_round_and_at_its_best_for_the_others() {
+        let of = |line| all(false).into_iter().filter(move |variant| variant.line() == line);
+        let variants: Vec<Variant> = of(names::CLASSIC).chain(of(names::HAPAX)).collect();
+        assert_eq!(variants.len(), 5);
+        assert_eq!([1, 3].map(|rounds| Rounds::planned(&variants, rounds)), [5, 5 + 2 * 3]);
     }
 
     #[test]

@@ -159,8 +159,8 @@ impl Found<'_> {
         for rate in latency::RATES {
             let millis = |variant: &str, what| self.figure(Extra::Latency, &latency::row_name(variant, rate), what);
             let (own, classic) = (names::HAPAX, latency::baseline());
-            let later = millis(own, "p50 ms") - millis(&classic, "p50 ms");
-            let slower = millis(own, "p99 ms") / millis(&classic, "p99 ms");
+            let later = millis(own, latency::P50) - millis(&classic, latency::P50);
+            let slower = millis(own, latency::P99) / millis(&classic, latency::P99);
             let what = format!("publish to commit at {rate} msg/s, against the classic recipe");
             targets.push(target(format!("{what}: p50"), later, "ms", "≤ +0.5 ms", "≤ 0 ms"));
             targets.push(target(format!("{what}: p99"), slower, "×", "≤ 1.2 ×", "≤ 1 ×"));
@@ -230,7 +230,7 @@ mod tests {
     fn sections() -> Vec<Section> {
         let latency = latency::RATES.into_iter().flat_map(|rate| {
             [names::HAPAX.to_owned(), latency::baseline()]
-                .map(|name| Row::new(latency::row_name(&name, rate), vec![("p50 ms", 2.0), ("p99 ms", 4.0)]))
+                .map(|name| Row::new(latency::row_name(&name, rate), vec![(latency::P50, 2.0), (latency::P99, 4.0)]))
         });
         let inbox = [Ids::TimeOrdered, Ids::Random].into_iter().flat_map(|ids| {
             let more = vec![(inbox::TO_KEPT, 90.0), (inbox::FORGOTTEN_RATE, 20_000.0)];

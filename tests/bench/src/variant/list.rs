@@ -22,6 +22,8 @@ pub(crate) mod names {
     pub(crate) const CLASSIC_FEW_GOODS: &str = "classic recipe, 100 goods";
     pub(crate) const LOOK_UP: &str = "one look-up a message, 100 % duplicates";
     pub(crate) const HAPAX: &str = "Hapax, Postgres";
+    pub(crate) const HAPAX_QUORUM: &str = "Hapax, Postgres, quorum queue";
+    pub(crate) const HAPAX_ONE_LANE: &str = "Hapax, Postgres, one lane, batches of 512";
     pub(crate) const HAPAX_HOT: &str = "Hapax, Postgres, hot row, one lane, batches of 512";
     pub(crate) const HAPAX_FEW_GOODS: &str = "Hapax, Postgres, 100 goods, 4 lanes without partitions";
     pub(crate) const HAPAX_TWO_HOSTS: &str = "Hapax, Postgres, two hosts";
@@ -111,10 +113,10 @@ fn hapax() -> Vec<Variant> {
     let handler = |handler| Hapax { handler, ..usual.clone() };
     vec![
         postgres(names::HAPAX, usual.clone(), plain),
-        postgres("Hapax, Postgres, quorum queue", usual.clone(), plain).on_quorum_queue(),
+        postgres(names::HAPAX_QUORUM, usual.clone(), plain).on_quorum_queue(),
         postgres("Hapax, Postgres, local lock", Hapax { redis: false, ..usual.clone() }, plain),
         postgres("Hapax, Postgres, batches of 256", Hapax { batch: 256, ..usual.clone() }, plain),
-        postgres("Hapax, Postgres, one lane, batches of 512", one_lane.clone(), plain),
+        postgres(names::HAPAX_ONE_LANE, one_lane.clone(), plain),
         postgres(names::HAPAX_HOT, one_lane.clone(), Shape::HOT),
         postgres(names::HAPAX_FEW_GOODS, Hapax { partitioned: false, ..usual.clone() }, Shape::FEW_GOODS),
         postgres(names::HAPAX_TWO_HOSTS, Hapax { hosts: 2, ..usual.clone() }, plain),

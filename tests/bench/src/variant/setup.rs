@@ -35,7 +35,7 @@ pub(crate) fn hapax_toml(place: &Place, consumers: &[Consumer<'_>]) -> String {
 
 impl Consumer<'_> {
     fn toml(&self) -> String {
-        let Hapax { lanes, batch, partitioned, retention, .. } = self.hapax;
+        let Hapax { lanes, batch, partitioned, prefetch, retention, .. } = self.hapax;
         let mut text = format!(
             "[consumers.{}]\nqueue = {}\nmodule = {}\nconcurrency = {lanes}\nbatch = {{ max_messages = {batch} }}\n",
             self.name,
@@ -44,6 +44,9 @@ impl Consumer<'_> {
         );
         if *partitioned {
             text.push_str("partition_by = \"json:/goods_id\"\n");
+        }
+        if let Some(messages) = prefetch {
+            let _ = writeln!(text, "prefetch = {{ messages = {messages} }}");
         }
         if let Some(retention) = retention {
             let _ = writeln!(text, "retention = \"{retention}\"");

@@ -1,0 +1,79 @@
+//! Lines through points.
+
+use anyhow::Result;
+use plotters::backend::SVGBackend;
+use plotters::chart::{ChartBuilder, SeriesLabelPosition};
+use plotters::drawing::IntoDrawingArea as _;
+use plotters::element::{Circle, EmptyElement, PathElement};
+use plotters::series::{DashedLineSeries, LineSeries};
+use plotters::style::{BLACK, Color as _, RGBColor, WHITE};
+
+use super::axis::Axis;
+use super::{SIZE, legend};
+
+/// One line.
+pub(super) struct Series {
+    pub(super) label: String,
+    pub(super) colour: RGBColor,
+    pub(super) dashed: bool,
+    pub(super) points: Vec<(f64, f64)>,
+}
+
+impl Series {
+    /// What it has along the one axis.
+    pub(super) fn xs(&self) -> impl Iterator<Item = f64> {
+        self.points.iter().map(|point| point.0)
+    }
+
+    /// And along the other.
+    pub(super) fn ys(&self) -> impl Iterator<Item = f64> {
+        self.points.iter().map(|point| point.1)
+    }
+}
+
+/// The largest value of all.
+pub(super) fn highest(series: &[Series]) -> f64 {
+    series.iter().flat_map(Series::ys).fold(0.0, f64::max)
+}
+
+/// Lines from left to right, and what each stands for in the upper left corner.
+pub(super) fn draw(title: &str, x: &Axis, y: &Axis, series: &[Series]) -> Result<String> {
+    let mut svg = String::new();
+    {
+        let root = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
+        root.fill(&WHITE)?;
+        let mut chart = ChartBuilder::on(&root)
+            .margin(16)
+            .margin_right(32)
+            .caption(title, ("sans-serif", 22))
+            .x_label_area_size(48)
+            .y_label_area_size(72)
+            .build_cartesian_2d(x.clone(), y.clone())?;
+        chart
+            .configure_mesh()
+            .light_line_style(WHITE)
+            .bold_line_style(BLACK.mix(0.12))
+            .label_style(("sans-serif", 15))
+            .axis_desc_style(("sans-serif", 17))
+            .x_desc(x.label)
+            .y_desc(y.label)
+            .draw()?;
+        for Series { label, colour, dashed, points } in series {
+            let style = colour.stroke_width(2);
+            let line = if *dashed {
+                chart.draw_series(DashedLineSeries::new(points.clone(), 6, 5, style))?
+            } else {
+                chart.draw_series(LineSeries::new(points.clone(), style))?
+            };
+            let gap = if *dashed { 8..12 } else { 10..10 };
+            line.label(label).legend(move |at| {
+                let part = |from, to| PathElement::new(vec![(from, 0), (to, 0)], style);
+                EmptyElement::at(at) + part(0, gap.start) + part(gap.end, 20)
+            });
+            chart.draw_series(points.iter().map(|point| Circle::new(*point, 4, colour.filled())))?;
+        }
+        legend(&mut chart, SeriesLabelPosition::UpperLeft)?;
+        root.present()?;
+    }
+    Ok(svg)
+}
