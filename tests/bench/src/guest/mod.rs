@@ -33,7 +33,7 @@ use memory_sql::MemorySql;
 
 /// The row that the targets are about, and its figure.
 pub(crate) const RUST: &str = "Rust";
-pub(crate) const REUSED: &str = "reused call µs";
+pub(crate) const IN_GUEST: &str = "of it in the guest µs";
 
 /// Calls of a batch, and batches of which the median counts. A fresh instance is dearer by orders of magnitude.
 const REUSED_CALLS: u32 = 5_000;
@@ -62,7 +62,8 @@ pub(crate) async fn measure(run: &Run<'_>, title: &'static str) -> Result<Sectio
         title,
         legend: format!(
             "CPU time of the calling thread, by the host's own code, on a connection in memory that answers at once; \
-             medians of {BATCHES} batches. A call is one order: message in, one UPDATE through the guard, verdict out. \
+             medians of {BATCHES} batches. A call is one order: message in, one UPDATE through the guard, verdict out; of it \
+             in the guest is what is left without the host's work on the statement, wasm boundary included (wall-clock). \
              Compiling (in a child) and loading (from the cache, with the link check and the first start) are \
              wall-clock. Memory is resident memory divided by {INSTANCES} instances that have made one call each. \
              Interruption by epochs and the memory limit are always on; there is no fuel."
@@ -117,9 +118,10 @@ async fn alone(path: &Path, limits: Limits) -> Result<Figures> {
     let bench = Bench { module, consumer: consumer(limits), order: orders(Shape::PLAIN, 1).0.remove(0) };
     let memory = bench.memory_of_an_instance().await?;
     let (start, fresh) = bench.fresh().await?;
-    let reused = bench.reused().await?;
+    let (reused, in_guest) = bench.reused().await?;
     Ok(vec![
-        (REUSED, reused),
+        ("reused call µs", reused),
+        (IN_GUEST, in_guest),
         ("fresh call µs", fresh),
         ("of it start µs", start),
         ("compile ms", first_millis - load_millis),
@@ -154,8 +156,11 @@ impl Bench {
         if finished.verdict != Verdict::Ok {
             bail!("the handler did not succeed: {:?}", finished.verdict);
         }
-        let instance = finished.instance.context("the instance was not kept")?;
-        Ok((instance, finished.connection.context("the connection was not given back")?))
+        Ok(Used {
+            instance: finished.instance.context("the instance was not kept")?,
+            sql: finished.connection.context("the connection was not given back")?,
+            in_guest: finished.in_guest,
+        })
     }
 
     fn first_attempt(&self) -> Result<Call> {
@@ -176,21 +181,24 @@ impl Bench {
         })
     }
 
-    /// CPU time of a call of an instance that has served before, in microseconds.
-    async fn reused(&self) -> Result<f64> {
+    /// CPU time of a call of an instance that has served before, and how much of it is the guest's, in microseconds.
+    async fn reused(&self) -> Result<(f64, f64)> {
         let call = self.first_attempt()?;
-        let mut used: Used = (self.instance().await?, Box::new(MemorySql));
-        let mut batches = Vec::new();
+        let mut used = self.call(self.instance().await?, call.clone(), Box::new(MemorySql)).await?;
+        let (mut calls, mut guests) = (Vec::new(), Vec::new());
         for _ in 0..=BATCHES {
-            let began = cpu_micros();
+            let (began, mut guest) = (cpu_micros(), Duration::ZERO);
             for _ in 0..REUSED_CALLS {
-                used = self.call(used.0, call.clone(), used.1).await?;
+                used = self.call(used.instance, call.clone(), used.sql).await?;
+                guest += used.in_guest;
             }
-            batches.push((cpu_micros() - began) / f64::from(REUSED_CALLS));
+            calls.push((cpu_micros() - began) / f64::from(REUSED_CALLS));
+            guests.push(guest.as_secs_f64() * 1e6 / f64::from(REUSED_CALLS));
         }
         // The first filled the caches.
-        batches.remove(0);
-        Ok(median(batches))
+        calls.remove(0);
+        guests.remove(0);
+        Ok((median(calls), median(guests)))
     }
 
     /// CPU time until an instance has started; and that of the start, a call and the end of it together, in
@@ -206,7 +214,7 @@ impl Bench {
                 let starting = cpu_micros();
                 let instance = self.instance().await?;
                 start += cpu_micros() - starting;
-                sql = self.call(instance, call.clone(), sql).await?.1;
+                sql = self.call(instance, call.clone(), sql).await?.sql;
             }
             starts.push(start / f64::from(FRESH_CALLS));
             calls.push((cpu_micros() - began) / f64::from(FRESH_CALLS));
@@ -231,7 +239,13 @@ impl Bench {
     }
 }
 
-type Used = (Instance, Box<dyn Connection>);
+/// What is left of a call.
+struct Used {
+    instance: Instance,
+    sql: Box<dyn Connection>,
+    /// Time in the guest's code and at its boundary.
+    in_guest: Duration,
+}
 
 /// CPU time of this thread so far, in microseconds.
 fn cpu_micros() -> f64 {

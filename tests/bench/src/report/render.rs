@@ -95,9 +95,9 @@ impl Report {
 }
 
 fn targets_legend() -> &'static str {
-    "Ratios are medians of the ratios round by round. The guest's share is the CPU time of a reused call with a \
-     connection in memory (the guest alone) by the client's CPU time a message in the drain \"Hapax, Postgres\": the \
-     host's own work on the call is in it, so it is an upper bound. Deadlocks are of all rounds together."
+    "Ratios are medians of the ratios round by round. The guest's share is sampled by the clock, in the section \
+     \"the guest alone\": time from entering the guest to its return, less that inside the host's functions for SQL, by \
+     the client's CPU time a message in the drain \"Hapax, Postgres\". Deadlocks are of all rounds together."
 }
 
 fn cells(line: &Line) -> Vec<String> {

@@ -190,11 +190,10 @@ impl Found<'_> {
         section.and_then(|section| section.figure(row, what)).unwrap_or(f64::NAN)
     }
 
-    /// The CPU time of a reused call, of the client's for each message of the usual drain, in percent. The call includes
-    /// what the host does for it besides (guard, bookkeeping), so it is at most this much.
+    /// The time in the guest of a reused call, of the client's CPU time for each message of the usual drain, in percent.
     fn guest_share(&self) -> f64 {
-        let call = self.figure(Extra::Guest, guest::RUST, guest::REUSED);
-        call / self.median(names::HAPAX, |figures| figures.cpu.client) * 100.0
+        let in_guest = self.figure(Extra::Guest, guest::RUST, guest::IN_GUEST);
+        in_guest / self.median(names::HAPAX, |figures| figures.cpu.client) * 100.0
     }
 
     /// Of all lines whose lanes share no rows.
@@ -241,7 +240,7 @@ mod tests {
             (Extra::Latency, latency.collect()),
             (Extra::Inbox, inbox.collect()),
             (Extra::Consumers, vec![Row::new(consumers::ONE_LANE, four)]),
-            (Extra::Guest, vec![Row::new(guest::RUST, vec![(guest::REUSED, 5.0)])]),
+            (Extra::Guest, vec![Row::new(guest::RUST, vec![(guest::IN_GUEST, 5.0)])]),
         ]
         .map(|(extra, rows)| Section { title: extra.title(), legend: String::new(), rows })
         .into()

@@ -115,6 +115,7 @@ fn hapax() -> Vec<Variant> {
         postgres(names::HAPAX, usual.clone(), plain),
         postgres(names::HAPAX_QUORUM, usual.clone(), plain).on_quorum_queue(),
         postgres("Hapax, Postgres, local lock", Hapax { redis: false, ..usual.clone() }, plain),
+        postgres("Hapax, Postgres, every answer awaited", Hapax { ahead: false, ..usual.clone() }, plain),
         postgres("Hapax, Postgres, batches of 256", Hapax { batch: 256, ..usual.clone() }, plain),
         postgres(names::HAPAX_ONE_LANE, one_lane.clone(), plain),
         postgres(names::HAPAX_HOT, one_lane.clone(), Shape::HOT),

@@ -60,6 +60,8 @@ pub(crate) struct Hapax {
     pub(crate) redis: bool,
     /// Spreads messages over lanes by the goods they are for.
     pub(crate) partitioned: bool,
+    /// `batch.run_ahead`.
+    pub(crate) ahead: bool,
     /// `prefetch.messages`, where it is not the default.
     pub(crate) prefetch: Option<u16>,
     /// `retention`, where it is not the default.
@@ -75,6 +77,7 @@ impl Hapax {
         batch: 64,
         redis: true,
         partitioned: true,
+        ahead: true,
         prefetch: None,
         retention: None,
     };

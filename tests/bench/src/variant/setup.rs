@@ -35,9 +35,10 @@ pub(crate) fn hapax_toml(place: &Place, consumers: &[Consumer<'_>]) -> String {
 
 impl Consumer<'_> {
     fn toml(&self) -> String {
-        let Hapax { lanes, batch, partitioned, prefetch, retention, .. } = self.hapax;
+        let Hapax { lanes, batch, partitioned, ahead, prefetch, retention, .. } = self.hapax;
+        let waits = if *ahead { "" } else { ", run_ahead = false" };
         let mut text = format!(
-            "[consumers.{}]\nqueue = {}\nmodule = {}\nconcurrency = {lanes}\nbatch = {{ max_messages = {batch} }}\n",
+            "[consumers.{}]\nqueue = {}\nmodule = {}\nconcurrency = {lanes}\nbatch = {{ max_messages = {batch}{waits} }}\n",
             self.name,
             quoted(self.queue),
             quoted(&self.module.to_string_lossy()),
