@@ -304,7 +304,7 @@ impl Consumer {
             for &run in &unfinished {
                 ledger.give_back(name, host, run, Duration::ZERO).await?;
             }
-            ledger.end_sign_of_life(name, host).await
+            ledger.end_leases(name, host).await
         };
         match tokio::time::timeout(GIVE_BACK, give_back).await {
             Ok(Ok(())) => {}
@@ -314,7 +314,7 @@ impl Consumer {
             Err(_) if !unfinished.is_empty() => {
                 tracing::warn!(consumer = %name, "could not give parked messages back in time; they are rescued later");
             }
-            // The sign of life ends by itself.
+            // Leases end by themselves.
             Ok(Err(_)) | Err(_) => {}
         }
         self.close_link().await;

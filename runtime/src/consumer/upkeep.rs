@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::lane::Common;
 use crate::ledger::database::{Connection, DbError};
 use crate::ledger::parked::{ParkedRow, State};
-use crate::ledger::upkeep::{RescuePolicy, Rescued};
+use crate::ledger::upkeep::{RescuePolicy, Rescued, retention_lease};
 use crate::outcome::Reason;
 use crate::pipeline::records::dead_letter_copy;
 use crate::pipeline::shared::Shared;
@@ -100,9 +100,12 @@ pub(super) async fn look_after(common: Arc<Common>, policy: Policy, pressure: wa
         }
         let since = *steady.get_or_insert_with(Instant::now);
         let looked_after = async {
-            take_back_strays(&common, policy.rescue).await?;
-            if since.elapsed() >= policy.rescue.after {
-                rescue(&common, policy.rescue).await?;
+            // Mostly nothing is: one question a second, and not three.
+            if common.shared.ledger.is_anything_running(&common.shared.name).await? {
+                take_back_strays(&common, policy.rescue).await?;
+                if since.elapsed() >= policy.rescue.after {
+                    rescue(&common, policy.rescue).await?;
+                }
             }
             if Instant::now() >= next_count {
                 measure(&common, &policy, &pressure).await?;
@@ -225,7 +228,7 @@ pub(super) async fn forget(common: Arc<Common>, retention: Duration) {
 /// Goes through the inbox page by page. False if another host does.
 async fn forget_once(common: &Common, retention: Duration) -> Result<bool, DbError> {
     let shared = &common.shared;
-    let lease = format!("retention:{}", shared.name);
+    let lease = retention_lease(&shared.name);
     let mut after = None;
     let mut gone = 0;
     loop {

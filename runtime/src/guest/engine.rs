@@ -1,6 +1,8 @@
 //! The wasm engine that all consumers share: code generation, the pool of instances, the clock that interrupts guests.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::Thread;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -9,6 +11,9 @@ use wasmtime::{InstanceAllocationStrategy, PoolingAllocationConfig, WasmBacktrac
 /// How often running guests look whether they should yield. The finer, the sooner others get the thread; each tick costs
 /// running guests one trip through the scheduler.
 const TICK: Duration = Duration::from_millis(10);
+
+/// How often the ticker looks whether the engine is gone while no guest runs.
+const IDLE: Duration = Duration::from_secs(5);
 
 /// Native stack of guest code in bytes.
 const WASM_STACK: usize = 1 << 20;
@@ -69,6 +74,7 @@ pub struct Engine {
     inner: wasmtime::Engine,
     permits: Arc<Semaphore>,
     settings: EngineSettings,
+    ticker: Arc<Ticker>,
 }
 
 impl Engine {
@@ -91,10 +97,10 @@ impl Engine {
         config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(settings.max_instances, memory)));
         let inner = wasmtime::Engine::new(&config)
             .map_err(|error| EngineError::Start { instances: settings.max_instances, reason: format!("{error:#}") })?;
-        tick(&inner)
+        let ticker = Ticker::start(&inner)
             .map_err(|error| EngineError::Start { instances: settings.max_instances, reason: error.to_string() })?;
         let permits = Arc::new(Semaphore::new(settings.max_instances as usize));
-        Ok(Self { inner, permits, settings })
+        Ok(Self { inner, permits, settings, ticker: Arc::new(ticker) })
     }
 
     /// Waits for a place in the pool, up to a limit.
@@ -104,6 +110,14 @@ impl Engine {
             // Nobody closes the semaphore; were it closed, there would be no free place either.
             Ok(Err(_)) | Err(_) => Err(EngineError::Busy(self.settings.max_instances)),
         }
+    }
+
+    /// Guest code runs until this is dropped: it is interrupted now and then meanwhile. Without it nothing would stop it.
+    pub(crate) fn runs_guest(&self) -> Running {
+        if self.ticker.running.fetch_add(1, Ordering::AcqRel) == 0 {
+            self.ticker.thread.unpark();
+        }
+        Running(Arc::clone(&self.ticker))
     }
 
     /// The settings it was made with.
@@ -156,17 +170,38 @@ fn pool(instances: u32, memory: usize) -> PoolingAllocationConfig {
     pool
 }
 
-/// Advances the epoch for as long as the engine lives.
-fn tick(engine: &wasmtime::Engine) -> std::io::Result<()> {
-    let engine = engine.weak();
-    std::thread::Builder::new().name("hapax-epoch".to_owned()).spawn(move || {
-        while let Some(engine) = engine.upgrade() {
-            engine.increment_epoch();
-            drop(engine);
-            std::thread::sleep(TICK);
-        }
-    })?;
-    Ok(())
+/// Advances the epoch while guests run, and sleeps while none does.
+struct Ticker {
+    running: Arc<AtomicUsize>,
+    thread: Thread,
+}
+
+/// Some guest code runs.
+pub(crate) struct Running(Arc<Ticker>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Ticker {
+    /// It ends with the engine.
+    fn start(engine: &wasmtime::Engine) -> std::io::Result<Self> {
+        let (engine, running) = (engine.weak(), Arc::new(AtomicUsize::new(0)));
+        let seen = Arc::clone(&running);
+        let thread = std::thread::Builder::new().name("hapax-epoch".to_owned()).spawn(move || {
+            while let Some(engine) = engine.upgrade() {
+                engine.increment_epoch();
+                drop(engine);
+                if seen.load(Ordering::Acquire) == 0 {
+                    std::thread::park_timeout(IDLE);
+                }
+                std::thread::sleep(TICK);
+            }
+        })?;
+        Ok(Self { running, thread: thread.thread().clone() })
+    }
 }
 
 #[cfg(test)]

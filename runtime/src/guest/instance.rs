@@ -99,6 +99,7 @@ impl Instance {
     /// without a message id.
     pub async fn new(module: &Arc<Module>, consumer: &Arc<ConsumerContext>) -> Result<Self, InstanceError> {
         let permit = module.engine.permit().await.map_err(InstanceError::Engine)?;
+        let _running = module.engine.runs_guest();
         let (lent, output) =
             (Arc::new(Lent::default()), Arc::new(Output::new(&consumer.consumer, module.short_digest())));
         output.begin(None, consumer.limits.output);
@@ -215,6 +216,7 @@ impl Inner {
 
     async fn invoke(&mut self, call: &Call) -> wasmtime::Result<Result<(), types::Failure>> {
         let message = convert::message(call);
+        let _running = self.module.engine.runs_guest();
         let began = Instant::now();
         let (result,) = match (&call.phase, &self.compensate) {
             (Phase::Handle, _) => self.handle.call_async(&mut self.store, (message,)).await?,

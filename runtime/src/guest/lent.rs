@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, MutexGuard};
 
 use super::ahead::{Ahead, Line, Refuted};
-use crate::ledger::database::{Connection, DbError, DbErrorKind};
+use crate::ledger::database::{Connection, DbError, DbErrorKind, Statement};
 use crate::ledger::value::{Executed, Param, ResultSet, RowLimits};
 
 /// How long the caller waits for a statement to be stopped at the server; stopping goes on without it.
@@ -159,6 +159,21 @@ impl Session<'_> {
         Ok(executed)
     }
 
+    /// Runs a statement once for each list of parameters, each for at most `limit`. Returns the rows changed by all.
+    pub(crate) async fn execute_all(
+        &mut self,
+        sql: &str,
+        rows: &[Vec<Param>],
+        limit: Duration,
+    ) -> Result<u64, DbError> {
+        let Line { connection, ahead } = self.line.as_mut().ok_or_else(gone)?;
+        ahead.arrived();
+        let statements: Vec<Statement<'_>> = rows.iter().map(|params| Statement { sql, params }).collect();
+        let all = async { connection.execute_all(&statements).await.map_err(|stopped| stopped.error) };
+        let executed = self.lent.timed(sql, all, times(limit, rows.len())).await?;
+        Ok(executed.iter().fold(0, |sum, done| done.rows_affected.saturating_add(sum)))
+    }
+
     /// Runs a query for at most `limit`.
     pub(crate) async fn query(
         &mut self,
@@ -182,7 +197,7 @@ impl Session<'_> {
         if ahead.is_level() {
             return Ok(());
         }
-        let (place, count) = (ahead.first(), u32::try_from(ahead.waiting()).unwrap_or(u32::MAX));
+        let (place, limit) = (ahead.first(), times(limit, ahead.waiting()));
         let mut refuted = None;
         let sent = async {
             let Err(found) = ahead.catch_up(connection.as_mut()).await else { return Ok(()) };
@@ -190,7 +205,7 @@ impl Session<'_> {
             refuted = Some(found);
             error.map_or(Ok(()), Err)
         };
-        let sent = self.lent.timed("(run ahead of)", sent, limit.saturating_mul(count)).await;
+        let sent = self.lent.timed("(run ahead of)", sent, limit).await;
         match (refuted, sent) {
             (Some(refuted), _) => Err(refuted),
             (None, Err(error)) => Err(Refuted { place, error: Some(error) }),
@@ -229,6 +244,11 @@ impl Lent {
         }
         result
     }
+}
+
+/// The time that so many statements may take together.
+fn times(limit: Duration, statements: usize) -> Duration {
+    limit.saturating_mul(u32::try_from(statements).unwrap_or(u32::MAX))
 }
 
 fn out_of_time(limit: Duration) -> DbError {

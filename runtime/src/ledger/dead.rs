@@ -67,7 +67,7 @@ impl Ledger {
             .one("since", filter.since.unwrap_or(0))
             .one("until", filter.until.unwrap_or(i64::MAX))
             .one("limit", i64::try_from(limit).unwrap_or(i64::MAX));
-        let found = own_transaction!(self, |connection| query(connection, &self.statements.dead_list, args).await)?;
+        let found = self.own_query(&self.statements.dead_list, args).await?;
         found.rows.into_iter().map(read_row).collect()
     }
 

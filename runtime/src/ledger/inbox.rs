@@ -181,20 +181,20 @@ impl Ledger {
         consumer: &str,
         ids: &[&MessageId],
     ) -> Result<HashMap<Vec<u8>, InboxRow>, DbError> {
-        if ids.is_empty() {
-            return Ok(HashMap::new());
-        }
-        let args =
-            Args::new().one("consumer", consumer).blobs("message_id", ids.iter().map(|id| Some(id.as_bytes().into())));
-        let found = query(connection, &self.statements.inbox_existing, args).await?;
-        let mut rows = HashMap::with_capacity(found.rows.len());
-        for row in found.rows {
-            let mut row = Reader::new(row);
-            let id = row.blob()?;
-            let status = Status::from_code(row.int()?)?;
-            let digest = row.maybe_array()?.map(BodyDigest);
-            let parked_id = row.maybe_array()?.map(ParkedId);
-            rows.insert(id, InboxRow { status, digest, parked_id });
+        let mut rows = HashMap::with_capacity(ids.len());
+        for ids in ids.chunks(STATEMENT_ROWS) {
+            let args = Args::new()
+                .one("consumer", consumer)
+                .blobs("message_id", ids.iter().map(|id| Some(id.as_bytes().into())));
+            let found = query(connection, &self.statements.inbox_existing, args).await?;
+            for row in found.rows {
+                let mut row = Reader::new(row);
+                let id = row.blob()?;
+                let status = Status::from_code(row.int()?)?;
+                let digest = row.maybe_array()?.map(BodyDigest);
+                let parked_id = row.maybe_array()?.map(ParkedId);
+                rows.insert(id, InboxRow { status, digest, parked_id });
+            }
         }
         Ok(rows)
     }

@@ -89,6 +89,28 @@ impl Ledger {
         }
     }
 
+    /// Reads with one statement of the ledger's own, by itself: what is asked every second should cost no BEGIN and no
+    /// COMMIT.
+    async fn own_query(&self, statement: &Statement, args: Args) -> Result<ResultSet, DbError> {
+        let mut slot = self.own.lock().await;
+        if let Some(mut kept) = slot.take() {
+            match query(kept.as_mut(), statement, args.clone()).await {
+                // It sat idle, and the server or the network may have ended it.
+                Err(error) if error.connection_lost => {}
+                found => {
+                    *slot = Some(kept);
+                    return found;
+                }
+            }
+        }
+        let mut connection = self.database.connect().await?;
+        let found = query(connection.as_mut(), statement, args).await;
+        if !found.as_ref().is_err_and(|error| error.connection_lost) {
+            *slot = Some(connection);
+        }
+        found
+    }
+
     /// Begins a transaction of the ledger's own. One that is dropped takes its connection with it.
     async fn begin_own(&self) -> Result<OwnTransaction<'_>, DbError> {
         let mut slot = self.own.lock().await;

@@ -225,7 +225,7 @@ impl Ledger {
 
     async fn outbox_in(&self, consumer: &str, state: i64) -> Result<(u64, Duration), DbError> {
         let args = Args::new().one("state", state).one("consumer", consumer);
-        let found = own_transaction!(self, |connection| query(connection, &self.statements.outbox_stats, args).await)?;
+        let found = self.own_query(&self.statements.outbox_stats, args).await?;
         let Some(row) = found.rows.into_iter().next() else { return Ok((0, Duration::ZERO)) };
         let mut row = Reader::new(row);
         let rows = row.number()?;
@@ -243,8 +243,7 @@ impl Ledger {
     /// The outbox rows that a message caused, without bodies.
     pub async fn outbox_of_message(&self, consumer: &str, id: &MessageId) -> Result<Vec<OutboxEntry>, DbError> {
         let args = Args::new().one("consumer", consumer).one("message_id", id.as_bytes());
-        let found =
-            own_transaction!(self, |connection| query(connection, &self.statements.outbox_of_message, args).await)?;
+        let found = self.own_query(&self.statements.outbox_of_message, args).await?;
         found.rows.into_iter().map(read_entry).collect()
     }
 }

@@ -317,6 +317,8 @@ statements! {
     taken,
     /// Puts running rows back, uncounted, under their token.
     give_back,
+    /// Whether any row of a consumer runs.
+    running,
     /// Runs of a host, by token.
     strays,
     /// Running rows that nobody has locked for a while.

@@ -118,11 +118,15 @@ impl Ledger {
         connection.commit().await
     }
 
-    /// This host runs no rows of that consumer any more, and need not be waited for.
-    pub async fn end_sign_of_life(&self, consumer: &str, host: Incarnation) -> Result<(), DbError> {
+    /// This host has nothing to do with that consumer any more: neither its sign of life nor the end of its right to
+    /// forget need be waited for.
+    pub async fn end_leases(&self, consumer: &str, host: Incarnation) -> Result<(), DbError> {
         own_transaction!(self, |connection| {
-            let args = Args::new().one("name", sign_of_life(consumer, host)).one("holder", host.0.as_slice());
-            execute(connection, &self.statements.lease_end, args).await.map(drop)
+            for name in [sign_of_life(consumer, host), retention_lease(consumer)] {
+                let args = Args::new().one("name", name).one("holder", host.0.as_slice());
+                execute(connection, &self.statements.lease_end, args).await?;
+            }
+            Ok(())
         })
     }
 
@@ -135,18 +139,21 @@ impl Ledger {
         age: Duration,
         known: impl Fn(RunToken) -> bool,
     ) -> Result<Vec<RunToken>, DbError> {
-        own_transaction!(self, |connection| {
-            let args =
-                Args::new().one("consumer", consumer).one("incarnation", host.0.as_slice()).one("age", millis(age));
-            let mut strays = Vec::new();
-            for row in query(connection, &self.statements.strays, args).await?.rows {
-                let token = RunToken(Reader::new(row).array()?);
-                if !known(token) {
-                    strays.push(token);
-                }
+        let args = Args::new().one("consumer", consumer).one("incarnation", host.0.as_slice()).one("age", millis(age));
+        let mut strays = Vec::new();
+        for row in self.own_query(&self.statements.strays, args).await?.rows {
+            let token = RunToken(Reader::new(row).array()?);
+            if !known(token) {
+                strays.push(token);
             }
-            Ok(strays)
-        })
+        }
+        Ok(strays)
+    }
+
+    /// True if some host runs a parked row of that consumer, or ran it when it was lost.
+    pub async fn is_anything_running(&self, consumer: &str) -> Result<bool, DbError> {
+        let args = Args::new().one("consumer", consumer);
+        Ok(!self.own_query(&self.statements.running, args).await?.rows.is_empty())
     }
 
     /// Forgets the signs of life of hosts that ended more than `age` ago.
@@ -269,6 +276,11 @@ impl Ledger {
         }
         Ok(new)
     }
+}
+
+/// The name of the right to forget what is old.
+pub fn retention_lease(consumer: &str) -> String {
+    format!("retention:{consumer}")
 }
 
 /// The name of the lease by which a host says that it lives. It fits the column: a consumer's name has at most 64 bytes.

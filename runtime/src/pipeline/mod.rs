@@ -28,6 +28,7 @@ use crate::guest::{Advice, Failure, Finished, Verdict};
 use crate::ledger::database::{Connection, DbError};
 use crate::ledger::dead::Redriven;
 use crate::ledger::parked::ParkedId;
+use crate::message::MessageId;
 use crate::outcome::{Disposition, Outcome, Reason, decide};
 
 use claims::Claims;
@@ -112,21 +113,28 @@ pub struct Pipeline {
     /// Share of recent attempts that took others with them when they failed, 0 to 1: the larger, the closer together
     /// savepoints are.
     failing: f64,
+    /// Share of recent messages that were duplicates to the inbox, 0 to 1.
+    repeating: f64,
     sizing: Sizing,
 }
+
+/// Share of duplicates from which on the inbox is asked about all that comes, before anything is locked: one round trip
+/// more for the others, and all but that one saved for the duplicates.
+const MOSTLY_REPEATS: f64 = 0.5;
 
 impl Pipeline {
     /// A pipeline that connects when it is first used.
     pub fn new(shared: Arc<Shared>) -> Self {
         let guest = LaneGuest::new(shared.modules.clone(), shared.context.clone());
-        Self { shared, guest, connection: None, failing: 0.0, sizing: Sizing::new() }
+        Self { shared, guest, connection: None, failing: 0.0, repeating: 0.0, sizing: Sizing::new() }
     }
 
     /// Runs members until each is settled, given back, or the infrastructure fails. They may be split into several
     /// transactions on the way.
     pub async fn run(&mut self, members: Vec<Member>, probing: bool) -> Result<Report, Box<Interrupted>> {
         let mut report = Report::default();
-        let members = self.shed_duplicates(members, &mut report);
+        let members = self.shed(members, &mut report, |shared, member| shared.has_just_completed(member));
+        let members = self.shed_known(members, &mut report).await;
         let (members, _locks) = match self.shared.lock(members, &mut report.returned).await {
             Ok(locked) => locked,
             Err((members, error)) => {
@@ -162,13 +170,43 @@ impl Pipeline {
         Ok(report)
     }
 
-    /// Settles duplicates of what this process has seen committed a moment ago; returns the others.
-    fn shed_duplicates(&self, members: Vec<Member>, report: &mut Report) -> Vec<Member> {
+    /// Where most of what came lately were duplicates: asks the inbox before anything is locked or begun, and settles
+    /// those that it knows. A failure says nothing here; who goes on meets it again.
+    async fn shed_known(&mut self, members: Vec<Member>, report: &mut Report) -> Vec<Member> {
+        if self.repeating < MOSTLY_REPEATS {
+            return members;
+        }
+        let shared = self.shared.clone();
+        let ids: Vec<&MessageId> = members.iter().filter_map(Shared::claimed_id).collect();
+        let found = match self.lane_connection().await {
+            Ok(connection) => shared.ledger.existing(connection, &shared.name, &ids).await,
+            Err(error) => Err(error),
+        };
+        let Ok(found) = found else {
+            self.drop_connection();
+            return members;
+        };
+        let before = report.acknowledge.len();
+        let rest = self.shed(members, report, |_, member| {
+            let row = Shared::claimed_id(member).and_then(|id| found.get(id.as_bytes()));
+            row.is_some_and(|row| row.is_same_message(member.carried.digest))
+        });
+        (before..report.acknowledge.len()).for_each(|_| self.notice(true));
+        rest
+    }
+
+    /// Settles deliveries of messages that SQL is known to own; returns the others.
+    fn shed(
+        &self,
+        members: Vec<Member>,
+        report: &mut Report,
+        is_owned: impl Fn(&Shared, &Member) -> bool,
+    ) -> Vec<Member> {
         let (shared, module) = (&self.shared, self.guest.pinned());
         let mut rest = Vec::with_capacity(members.len());
         for member in members {
             match &member.origin {
-                Origin::Delivery { link, tag } if shared.has_just_completed(&member) => {
+                Origin::Delivery { link, tag } if is_owned(shared, &member) => {
                     let outcome = Outcome::Duplicate;
                     let disposition = decide(&outcome, &shared.situation(&member, false, false), &shared.retry);
                     shared.tell(&member, &outcome, &disposition, module);
@@ -377,6 +415,7 @@ impl Pipeline {
     }
 
     fn count(&mut self, outcome: &Outcome, disposition: &Disposition, verdicts: &mut Verdicts) {
+        self.notice(*outcome == Outcome::Duplicate);
         if !matches!(outcome, Outcome::Completed | Outcome::Compensated | Outcome::Failed(_)) {
             return;
         }
@@ -386,6 +425,11 @@ impl Pipeline {
             verdicts.answered += 1;
         }
         self.weigh(false);
+    }
+
+    /// Counts a message into the share of duplicates.
+    fn notice(&mut self, duplicate: bool) {
+        self.repeating += (f64::from(u8::from(duplicate)) - self.repeating) / 200.0;
     }
 
     /// Counts an attempt into the share of those that took others with them.

@@ -17,8 +17,9 @@ const SAVEPOINT_COST: f64 = 0.3;
 /// The same where members run ahead of the database: what waits has to be sent first, and a member alone is cheap.
 const SAVEPOINT_COST_AHEAD: f64 = 4.0;
 
-/// Members between savepoints if this share of them fails and takes others with it, 0 to 1. Of `g` members, one savepoint costs `c`, and each of
-/// `p g` failures makes half of them run again: `c / g + p g / 2` a member is least where `g` is `√(2 c / p)`.
+/// Members between savepoints if this share of them fails and takes others with it, 0 to 1. Of `g` members, one savepoint
+/// costs `c`, and each of `p g` failures makes half of them run again: `c / g + p g / 2` a member is least where `g` is
+/// `√(2 c / p)`.
 pub(super) fn spacing(failing: f64, ahead: bool) -> usize {
     let cost = if ahead { SAVEPOINT_COST_AHEAD } else { SAVEPOINT_COST };
     ((2.0 * cost / failing.max(f64::EPSILON)).sqrt() as usize).max(1)

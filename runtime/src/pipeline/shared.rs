@@ -14,6 +14,7 @@ use crate::ledger::Ledger;
 use crate::ledger::parked::{Incarnation, Phase};
 use crate::lock::lease::{Guard, Leases};
 use crate::lock::{Acquired, Lock, LockError, key};
+use crate::message::MessageId;
 use crate::outcome::{Disposition, Outcome, Reason, Situation};
 use crate::relay::Relay;
 use crate::retry::RetryPolicy;
@@ -125,11 +126,14 @@ impl Shared {
         Ok((ready, guard))
     }
 
+    /// The id that a member will claim.
+    pub(super) fn claimed_id(member: &Member) -> Option<&MessageId> {
+        member.carried.id.as_ref().filter(|_| member.claims())
+    }
+
     /// True for a delivery whose message this process has seen committed under the same id and with the same body.
     pub(super) fn has_just_completed(&self, member: &Member) -> bool {
-        let is_claim = matches!(member.plan, Plan::Run | Plan::ParkFirst);
-        let id = member.carried.id.as_ref().filter(|_| is_claim);
-        id.is_some_and(|id| self.recent.knows(id, member.carried.digest))
+        Self::claimed_id(member).is_some_and(|id| self.recent.knows(id, member.carried.digest))
     }
 
     /// Rows that the inbox points to are locked in SQL, and what is parked first runs later. A lock that has stood in a

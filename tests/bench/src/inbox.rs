@@ -140,7 +140,6 @@ async fn one(
         number => other_orders(shape, number, round.messages),
     };
     place.fill(QUEUE, &orders).await?;
-    end_leases(place).await?;
     let variant = Variant { program: Program::Hapax(Hapax { retention, ..Hapax::USUAL }), ..named(names::HAPAX)? };
     let mut progress = Progress::Effects(Box::new(place.effects().await?));
     let mut effects = place.effects().await?;
@@ -156,18 +155,6 @@ async fn one(
     let (found, parked) = (effects.count().await?, effects.rows("hapax_parked").await?);
     ensure!((found, parked) == (goal, 0), "{goal} orders, {found} effects, {parked} messages parked");
     Ok(Found { rate: span.rate(span.orders as f64), seconds, deleted: deleted as f64 })
-}
-
-/// A host that looked through the inbox in an earlier drain keeps that task for a minute, also when it has ended: the
-/// next one would leave it alone for all of its drain.
-async fn end_leases(place: &Place) -> Result<()> {
-    let mut connection = PgConnection::connect(&place.database).await?;
-    let made: bool =
-        sqlx::query_scalar("SELECT to_regclass('hapax_leases') IS NOT NULL").fetch_one(&mut connection).await?;
-    if made {
-        execute(&mut connection, "DELETE FROM hapax_leases".to_owned()).await?;
-    }
-    connection.close().await.context("closing the connection")
 }
 
 /// Inbox rows deleted so far, as Postgres counts them: about a second late, but without reading the table.

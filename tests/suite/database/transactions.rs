@@ -110,7 +110,7 @@ pub(crate) async fn several_statements_stop_at_the_first_that_fails(backend: &Ba
         assert_eq!((stopped.executed.len(), stopped.error.kind), (2, kind), "{}", stopped.error);
         assert!(client.try_run(insert, &[Value::Int(13)]).await.is_err(), "nothing runs after a failure");
         client.connection.rollback_to_savepoint().await.expect("ROLLBACK TO");
-        client.run(insert, &[newest.clone()]).await;
+        client.run(insert, std::slice::from_ref(&newest)).await;
         client.rollback().await;
     }
     assert_eq!(client.value("SELECT count(*) FROM stock", &[]).await, Value::Int(3));

@@ -4,6 +4,7 @@ use crate::world::on_stages;
 
 on_stages! {
     a_message_takes_effect_once_however_often_it_comes: [MariaDb, Postgres, Embedded];
+    what_another_process_has_handled_is_settled_almost_without_transactions: [MariaDb, Postgres];
     a_failed_message_runs_again_after_the_policys_delay: [MariaDb, Postgres, Embedded];
     a_killed_host_loses_and_doubles_nothing: [MariaDb, Postgres, Embedded];
 }
@@ -14,6 +15,7 @@ mod scenarios {
     use hapax_tests::TestResult;
     use serde_json::json;
 
+    use crate::hold::Figures;
     use crate::world::{Consumer, World, effect};
 
     pub(super) async fn a_message_takes_effect_once_however_often_it_comes(world: World) -> TestResult {
@@ -28,6 +30,27 @@ mod scenarios {
         assert_eq!(world.number("SELECT COUNT(*) FROM effects").await?, 51);
         assert_eq!(world.number("SELECT COUNT(*) FROM hapax_parked").await?, 0);
         assert!(host.terminate(Duration::from_secs(20)).await?.success());
+        Ok(())
+    }
+
+    pub(super) async fn what_another_process_has_handled_is_settled_almost_without_transactions(
+        world: World,
+    ) -> TestResult {
+        let figures = Figures::new()?;
+        let messages = || (0..1000).map(|n| effect(&format!("m{n}"), &[]));
+        let mut host = world.host(Consumer::default().top(&figures.listen())).await?;
+        world.publish(messages()).await?;
+        world.wait_number("SELECT COUNT(*) FROM hapax_inbox WHERE status = 1", 1000).await?;
+        assert!(host.terminate(Duration::from_secs(20)).await?.success());
+        // All at once for one that remembers nothing, with something new among them.
+        world.publish(messages().chain([effect("new", &[])])).await?;
+        let _host = world.another_host("the second host").await?;
+        world.wait_number("SELECT COUNT(*) FROM effects WHERE name = 'new'", 1).await?;
+        world.quiet().await?;
+        assert_eq!(world.number("SELECT COUNT(*) FROM effects").await?, 1001);
+        assert!((figures.consumers("hapax_duplicates_total").await? - 1000.0).abs() < 0.5);
+        let transactions = figures.consumers("hapax_batch_size_count").await?;
+        assert!(transactions < 10.0, "{transactions} transactions; a thousand messages are 16 batches");
         Ok(())
     }
 

@@ -158,6 +158,7 @@ fn path(statements: &Statements) -> Vec<(&'static str, &Statement, Args)> {
             &statements.orphans,
             of().one("age", 60_000).one("limit", 100).blobs("alive", [Some(HOST.0.to_vec())]),
         ),
+        ("running", &statements.running, of()),
         ("strays", &statements.strays, of().one("age", 60_000).one("incarnation", HOST.0.as_slice())),
         ("chunks", &statements.chunks, Args::new().one("parked_id", token.clone())),
         ("chunks_delete", &statements.chunks_delete, Args::new().blobs("parked_id", keys_of(rows().take(2)))),

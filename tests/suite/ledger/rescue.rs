@@ -202,7 +202,7 @@ pub(crate) async fn the_rows_of_a_host_that_lives_are_not_rescued(subject: Subje
     ledger.sign_of_life(lane.as_mut(), CONSUMER, HOST, LONG).await?;
     ledger.forget_hosts(CONSUMER, NOW).await?;
     assert_eq!(ledger.rescue(CONSUMER, RESCUER, policy, |_| None).await?, [], "only the expired are forgotten");
-    ledger.end_sign_of_life(CONSUMER, HOST).await?;
+    ledger.end_leases(CONSUMER, HOST).await?;
     assert!(matches!(&ledger.rescue(CONSUMER, RESCUER, policy, |_| None).await?[..], [Rescued::Retried(_)]));
     Ok(())
 }
@@ -210,7 +210,10 @@ pub(crate) async fn the_rows_of_a_host_that_lives_are_not_rescued(subject: Subje
 pub(crate) async fn runs_of_which_their_own_host_knows_nothing_are_found(subject: Subject) -> TestResult {
     let ledger = &subject.ledger;
     let id = subject.retry(carried("a"), NOW).await?;
+    assert!(!ledger.is_anything_running(CONSUMER).await?, "it waits");
     let (token, _) = subject.take_one().await?;
+    assert!(ledger.is_anything_running(CONSUMER).await?);
+    assert!(!ledger.is_anything_running("another").await?);
     let age = Duration::from_secs(60);
     assert_eq!(ledger.strays(CONSUMER, HOST, age, |_| false).await?, [], "its time has not passed");
     subject.age("hapax_parked", "taken_at", LONG).await?;

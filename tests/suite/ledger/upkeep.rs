@@ -6,7 +6,7 @@ use std::time::Duration;
 use hapax::ledger::Ledger;
 use hapax::ledger::inbox::Status;
 use hapax::ledger::parked::{CHUNK_BYTES, Carried, Incarnation, NewParked};
-use hapax::ledger::upkeep::RETENTION_PAGE;
+use hapax::ledger::upkeep::{RETENTION_PAGE, retention_lease};
 use hapax::message::MessageId;
 use hapax::outcome::Reason;
 use hapax_tests::TestResult;
@@ -106,6 +106,13 @@ pub(crate) async fn a_lease_has_one_holder(subject: Subject) -> TestResult {
     subject.age("hapax_leases", "expires_at", LONG * 2).await?;
     assert!(ledger.lease("retention", second, LONG).await?, "it has expired");
     assert!(!ledger.lease("retention", first, LONG).await?);
+    // A host that stops does not keep its successor from what it has begun.
+    let to_forget = retention_lease(CONSUMER);
+    assert!(ledger.lease(&to_forget, first, LONG).await?);
+    ledger.end_leases(CONSUMER, second).await?;
+    assert!(!ledger.lease(&to_forget, second, LONG).await?, "it is not the second's to end");
+    ledger.end_leases(CONSUMER, first).await?;
+    assert!(ledger.lease(&to_forget, second, LONG).await?);
     Ok(())
 }
 

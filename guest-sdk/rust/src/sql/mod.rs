@@ -20,6 +20,8 @@
 //! - **After any error the attempt is lost**: later calls answer [`ErrorKind::Poisoned`], and the message is tried again
 //!   even if the handler returns `Ok`. So test with a condition (`WHERE quantity >= ?` and `rows_affected`, or
 //!   `ON CONFLICT DO NOTHING`), not by provoking an error.
+//! - A statement that always answers alike may be answered with that before the database has. If the database then says
+//!   something else, the attempt is undone and made again with its own answers.
 //! - The host refuses what would end the transaction or outlive it (`COMMIT`, DDL, `SET`), and tables that the config
 //!   does not grant.
 

@@ -26,6 +26,10 @@ use crate::ledger::value::{Param, RowLimits};
 /// leaves the connection usable; where it does not, its driver gives up some seconds later. This is for a driver that hangs.
 const STATEMENT_GRACE: Duration = Duration::from_secs(15);
 
+/// Rows of an `execute-many` that are sent together: so many that the round trip does not count, so few that an attempt
+/// that changes too much is stopped soon.
+const TOGETHER: usize = 128;
+
 /// The first error of an attempt.
 #[derive(Debug, Clone)]
 pub(crate) enum SqlFailure {
@@ -219,9 +223,16 @@ impl SqlHost {
             let message = format!("execute-many has {} rows; {limit} are allowed", rows.len());
             return Err(SqlFailure::too_large(message));
         }
+        let bound = rows.into_iter().map(|params| bind(&checked, params)).collect::<Result<Vec<_>, _>>()?;
         let mut affected = 0_u64;
-        for params in rows {
-            affected = affected.saturating_add(self.run_execute(&checked, params).await?.rows_affected);
+        for together in bound.chunks(TOGETHER) {
+            self.touch(&checked);
+            let mut session = self.lent.session().await;
+            session.catch_up(self.patience).await?;
+            let changed = session.execute_all(&checked.sql, together, self.patience).await?;
+            drop(session);
+            self.count(changed)?;
+            affected = affected.saturating_add(changed);
         }
         Ok(affected)
     }

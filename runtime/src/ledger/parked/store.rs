@@ -257,7 +257,7 @@ impl Ledger {
     /// Which slots have something due within `horizon`, and in how long.
     pub async fn due_slots(&self, consumer: &str, horizon: Duration) -> Result<Vec<(u16, Duration)>, DbError> {
         let args = Args::new().one("consumer", consumer).one("horizon", millis(horizon));
-        let found = own_transaction!(self, |connection| query(connection, &self.statements.due_slots, args).await)?;
+        let found = self.own_query(&self.statements.due_slots, args).await?;
         found
             .rows
             .into_iter()
@@ -288,7 +288,7 @@ impl Ledger {
     /// How many rows stand in each state.
     pub async fn parked_counts(&self, consumer: &str) -> Result<Vec<(State, u64)>, DbError> {
         let args = Args::new().one("consumer", consumer);
-        let found = own_transaction!(self, |connection| query(connection, &self.statements.parked_counts, args).await)?;
+        let found = self.own_query(&self.statements.parked_counts, args).await?;
         found
             .rows
             .into_iter()

@@ -69,7 +69,7 @@ impl Session {
         let mut text = String::new();
         for name in self.nameless.drain(..) {
             // Writing to a String cannot fail.
-            let _ = write!(text, "DEALLOCATE hapax_{name};\n");
+            let _ = writeln!(text, "DEALLOCATE hapax_{name};");
         }
         let name = self.next_name;
         self.next_name += 1;
@@ -91,8 +91,8 @@ fn write_literal(text: &mut String, number: usize, param: &Param, to: u32) -> Op
             text.push_str("NULL");
             return Some(());
         }
-        // Rounded once, not twice.
-        Wire::Native if to == oid::FLOAT4 => return None,
+        // As text, the one would be rounded once more, and the other cut where it is too long.
+        Wire::Native if matches!(to, oid::FLOAT4 | oid::NAME) => return None,
         Wire::Native => {}
         Wire::Text if has_input_function_only(to) => {}
         _ => return None,

@@ -113,6 +113,9 @@ UPDATE ({SELECT :row_id AS row_id| UNION ALL }) AS r STRAIGHT_JOIN hapax_parked 
 SET p.state = CASE p.phase WHEN 3 THEN 3 ELSE 1 END, p.due_at = @now + :delay, p.run_token = NULL, p.incarnation = NULL, p.taken_at = NULL, p.updated_at = @now
 WHERE p.run_token = :run_token AND p.state = 2
 
+-- name: running
+SELECT 1 AS running FROM hapax_parked FORCE INDEX (hapax_parked_state) WHERE consumer = :consumer AND state = 2 LIMIT 1
+
 -- name: strays
 -- Locks nothing: what is given back is guarded by its token.
 SELECT DISTINCT run_token FROM hapax_parked

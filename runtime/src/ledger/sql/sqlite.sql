@@ -95,6 +95,9 @@ WHERE consumer = :consumer AND state = 2 AND run_token = :run_token AND incarnat
 UPDATE hapax_parked SET state = CASE phase WHEN 3 THEN 3 ELSE 1 END, due_at = @now + :delay, run_token = NULL, incarnation = NULL, taken_at = NULL, updated_at = @now
 WHERE id IN ({:row_id}) AND run_token = :run_token AND state = 2
 
+-- name: running
+SELECT 1 AS running FROM hapax_parked INDEXED BY hapax_parked_state WHERE consumer = :consumer AND state = 2 LIMIT 1
+
 -- name: strays
 -- Locks nothing: what is given back is guarded by its token.
 SELECT DISTINCT run_token FROM hapax_parked
