@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use lru::LruCache;
 
 use super::sql_guard::Checked;
-use crate::ledger::database::{Connection, DbError, Statement, Stopped};
+use crate::ledger::database::{Connection, DbError, Statement};
 use crate::ledger::value::{Executed, Param};
 
 /// Equal answers in a row after which the next one is expected to be equal too.
@@ -204,10 +204,8 @@ impl Ahead {
         let started = Instant::now();
         let statements: Vec<Statement<'_>> =
             waiting.iter().map(|waiting| Statement { sql: &waiting.checked.sql, params: &waiting.params }).collect();
-        let (executed, error) = match connection.execute_all(&statements).await {
-            Ok(executed) => (executed, None),
-            Err(Stopped { executed, error }) => (executed, Some(error)),
-        };
+        let mut executed = Vec::with_capacity(waiting.len());
+        let result = connection.execute_all(&statements, &mut executed).await;
         self.room = room(started.elapsed(), waiting.len());
         for (waiting, &answer) in waiting.iter().zip(&executed) {
             self.answered(&waiting.checked.sql, answer);
@@ -215,16 +213,13 @@ impl Ahead {
                 return Err(Refuted { place: waiting.place, error: None });
             }
         }
-        match error {
-            None => Ok(()),
-            Some(error) => {
-                let failed = waiting.get(executed.len()).or(waiting.last());
-                if let Some(failed) = failed {
-                    self.habits.pop(failed.checked.sql.as_str());
-                }
-                Err(Refuted { place: failed.map_or(self.place, |failed| failed.place), error: Some(error) })
+        result.map_err(|error| {
+            let failed = waiting.get(executed.len()).or(waiting.last());
+            if let Some(failed) = failed {
+                self.habits.pop(failed.checked.sql.as_str());
             }
-        }
+            Refuted { place: failed.map_or(self.place, |failed| failed.place), error: Some(error) }
+        })
     }
 }
 

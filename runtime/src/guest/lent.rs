@@ -5,13 +5,15 @@
 //! would be taken for that of the next statement.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex as StdMutex, PoisonError};
+use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex, MutexGuard};
 
-use super::ahead::{Ahead, Line, Refuted};
+use super::ahead::{Line, Refuted};
+use super::sql_guard::Checked;
 use crate::ledger::database::{Connection, DbError, DbErrorKind, Statement};
+use crate::ledger::together::times;
 use crate::ledger::value::{Executed, Param, ResultSet, RowLimits};
 
 /// How long the caller waits for a statement to be stopped at the server; stopping goes on without it.
@@ -169,8 +171,9 @@ impl Session<'_> {
         let Line { connection, ahead } = self.line.as_mut().ok_or_else(gone)?;
         ahead.arrived();
         let statements: Vec<Statement<'_>> = rows.iter().map(|params| Statement { sql, params }).collect();
-        let all = async { connection.execute_all(&statements).await.map_err(|stopped| stopped.error) };
-        let executed = self.lent.timed(sql, all, times(limit, rows.len())).await?;
+        let mut executed = Vec::with_capacity(rows.len());
+        let all = connection.execute_all(&statements, &mut executed);
+        self.lent.timed(sql, all, times(limit, rows.len())).await?;
         Ok(executed.iter().fold(0, |sum, done| done.rows_affected.saturating_add(sum)))
     }
 
@@ -186,9 +189,33 @@ impl Session<'_> {
         self.lent.timed(sql, connection.query(sql, params, rows), limit).await
     }
 
-    /// What runs ahead on it.
-    pub(crate) fn ahead(&mut self) -> Option<&mut Ahead> {
-        self.line.as_mut().map(|line| &mut line.ahead)
+    /// The answer that need not be waited for, if there is one.
+    pub(crate) fn expected(&mut self, sql: &str) -> Option<Executed> {
+        self.line.as_mut()?.ahead.expected(sql)
+    }
+
+    /// Puts a statement to those that wait, sending these first if there is no room.
+    pub(crate) async fn put_off(
+        &mut self,
+        checked: &Arc<Checked>,
+        params: Vec<Param>,
+        expected: Executed,
+        limit: Duration,
+    ) -> Result<(), Refuted> {
+        if self.line.as_ref().is_some_and(|line| line.ahead.is_full()) {
+            self.catch_up(limit).await?;
+        }
+        if let Some(line) = self.line.as_mut() {
+            line.ahead.put_off(checked, params, expected);
+        }
+        Ok(())
+    }
+
+    /// Notes that a query that may change something is about to be sent.
+    pub(crate) fn arrived(&mut self) {
+        if let Some(line) = self.line.as_mut() {
+            line.ahead.arrived();
+        }
     }
 
     /// Sends the statements that handlers have run ahead of, each for at most `limit`.
@@ -244,11 +271,6 @@ impl Lent {
         }
         result
     }
-}
-
-/// The time that so many statements may take together.
-fn times(limit: Duration, statements: usize) -> Duration {
-    limit.saturating_mul(u32::try_from(statements).unwrap_or(u32::MAX))
 }
 
 fn out_of_time(limit: Duration) -> DbError {

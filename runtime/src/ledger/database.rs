@@ -110,15 +110,6 @@ pub struct Statement<'a> {
     pub params: &'a [Param],
 }
 
-/// How far several statements came.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stopped {
-    /// What those before the one that failed have changed.
-    pub executed: Vec<Executed>,
-    /// Why it failed.
-    pub error: DbError,
-}
-
 /// One connection, with at most one transaction. Dropping it mid-statement is allowed: the connection is then closed,
 /// never reused.
 #[async_trait]
@@ -151,16 +142,12 @@ pub trait Connection: Send {
     async fn execute(&mut self, sql: &str, params: &[Param]) -> Result<Executed, DbError>;
 
     /// Runs statements that return no rows, in their order, in as few round trips as the database allows. Stops at the
-    /// first that fails: those after it have not run.
-    async fn execute_all(&mut self, statements: &[Statement<'_>]) -> Result<Vec<Executed>, Stopped> {
-        let mut executed = Vec::with_capacity(statements.len());
+    /// first that fails: those after it have not run. `executed` gets what each that ran has changed.
+    async fn execute_all(&mut self, statements: &[Statement<'_>], executed: &mut Vec<Executed>) -> Result<(), DbError> {
         for statement in statements {
-            match self.execute(statement.sql, statement.params).await {
-                Ok(done) => executed.push(done),
-                Err(error) => return Err(Stopped { executed, error }),
-            }
+            executed.push(self.execute(statement.sql, statement.params).await?);
         }
-        Ok(executed)
+        Ok(())
     }
 
     /// Runs one statement that returns rows. Past `limits` the rest is read and thrown away, and the answer is

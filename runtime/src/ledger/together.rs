@@ -4,11 +4,18 @@
 //! answered by itself; the server stops at the first that fails. How a statement becomes text, and which ones do not,
 //! differs between databases.
 
+use std::time::Duration;
+
 use super::database::{DbError, Dialect, Statement};
 use super::value::Executed;
 
 /// About how many bytes of text go in one round trip; MySQL takes 16 MiB by default.
 const TRIP_BYTES: usize = 256 * 1024;
+
+/// The time that so many statements have together.
+pub(crate) fn times(limit: Duration, statements: usize) -> Duration {
+    limit.saturating_mul(u32::try_from(statements).unwrap_or(u32::MAX).max(1))
+}
 
 /// A session that sends several statements as text.
 pub(super) trait Together {

@@ -191,7 +191,9 @@ impl Pipeline {
             let row = Shared::claimed_id(member).and_then(|id| found.get(id.as_bytes()));
             row.is_some_and(|row| row.is_same_message(member.carried.digest))
         });
-        (before..report.acknowledge.len()).for_each(|_| self.notice(true));
+        for _ in before..report.acknowledge.len() {
+            self.notice(true);
+        }
         rest
     }
 
@@ -313,12 +315,8 @@ impl Pipeline {
             let error = "there is no message id to run it under".to_owned();
             return Ok(Some(Outcome::Unidentified(Reason::NoId, error).into()));
         };
-        if pass.wants_savepoint(index, member.failed_among_others) {
-            if !self.catch_up(pass).await? {
-                return Ok(None);
-            }
-            self.connection()?.savepoint().await?;
-            pass.savepoint_set();
+        if pass.wants_savepoint(index, member.failed_among_others) && !self.set_savepoint(pass).await? {
+            return Ok(None);
         }
         let first = pass.begins(index);
         // One that is alone has nobody to share a round trip with, and one that has failed is to hear the truth.
@@ -339,7 +337,7 @@ impl Pipeline {
             Verdict::Refuted(refuted) => return self.refuted(refuted, pass).await.map(|()| None),
         };
         if self.connection.is_none() {
-            return Err(Trouble::Lost { index, outcome, first: first && !ahead });
+            return Err(Trouble::Lost { index, verdict: (first && !ahead).then_some(outcome) });
         }
         if matches!(outcome, Outcome::Failed(_)) && touched_sql {
             return self.undo(index, outcome, first, pass).await;
@@ -364,9 +362,7 @@ impl Pipeline {
         if undo == Undo::All {
             return Err(Trouble::Undo { index, verdict: first.then_some(outcome) });
         }
-        self.connection()?.rollback_to_savepoint().await?;
-        // What the instance remembers never happened.
-        self.guest.discard();
+        self.back_to_savepoint().await?;
         if undo == Undo::Group {
             pass.go_back(index);
             return Ok(None);
@@ -429,13 +425,18 @@ impl Pipeline {
 
     /// Counts a message into the share of duplicates.
     fn notice(&mut self, duplicate: bool) {
-        self.repeating += (f64::from(u8::from(duplicate)) - self.repeating) / 200.0;
+        average(&mut self.repeating, duplicate);
     }
 
     /// Counts an attempt into the share of those that took others with them.
     fn weigh(&mut self, took_others: bool) {
-        self.failing += (f64::from(u8::from(took_others)) - self.failing) / 200.0;
+        average(&mut self.failing, took_others);
     }
+}
+
+/// Counts one more into a share, in which the last 200 or so weigh most.
+fn average(share: &mut f64, is_one: bool) {
+    *share += (f64::from(u8::from(is_one)) - *share) / 200.0;
 }
 
 fn lost_connection() -> DbError {

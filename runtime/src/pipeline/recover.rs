@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use super::member::{Member, Plan};
 use super::pass::{Pass, Undo};
 use super::shared::Shared;
-use super::{Pipeline, failure_of, gather, lost_connection};
+use super::{Pipeline, gather, lost_connection};
 use crate::guest::ahead::Refuted;
 use crate::ledger::database::{DbError, DbErrorKind};
 use crate::outcome::{Disposition, Outcome, decide};
@@ -29,8 +29,8 @@ pub(super) enum Trouble {
     /// A member failed after it had touched SQL, and there is no savepoint: roll back, and run the others without it.
     /// `verdict`: what it came to, where that counts because nothing had run before it.
     Undo { index: usize, verdict: Option<Outcome> },
-    /// A member took the transaction down with it: time-out inside a statement.
-    Lost { index: usize, outcome: Outcome, first: bool },
+    /// A member took the transaction down with it: time-out inside a statement. `verdict` as above.
+    Lost { index: usize, verdict: Option<Outcome> },
     /// A member's own statement lost against somebody else's.
     Contended { index: usize, message: String },
     /// A statement of the host's lost against somebody else's, or nobody knows whose fault a failed COMMIT was.
@@ -78,13 +78,29 @@ impl Pipeline {
     /// [`catch_up`](Self::catch_up).
     pub(super) async fn part(&mut self, pass: &mut Pass) -> Result<bool, Trouble> {
         let Some(own) = self.guest.ahead().part() else { return Ok(true) };
+        if !self.set_savepoint(pass).await? {
+            return Ok(false);
+        }
+        self.guest.ahead().rejoin(own);
+        Ok(true)
+    }
+
+    /// Sets the savepoint after everything that waits. False as in [`catch_up`](Self::catch_up).
+    pub(super) async fn set_savepoint(&mut self, pass: &mut Pass) -> Result<bool, Trouble> {
         if !self.catch_up(pass).await? {
             return Ok(false);
         }
         self.connection()?.savepoint().await?;
         pass.savepoint_set();
-        self.guest.ahead().rejoin(own);
         Ok(true)
+    }
+
+    /// Undoes everything since the savepoint.
+    pub(super) async fn back_to_savepoint(&mut self) -> Result<(), DbError> {
+        self.connection()?.rollback_to_savepoint().await?;
+        // What the instance remembers never happened.
+        self.guest.discard();
+        Ok(())
     }
 
     /// Goes back to before an attempt that was told another answer than the database's: it is made again, apart and not
@@ -96,7 +112,7 @@ impl Pipeline {
                 return Err(Trouble::Contended { index, message: error.to_string() });
             }
             Some(error) if error.kind == DbErrorKind::TimedOut && error.connection_lost => {
-                return Err(Trouble::Lost { index, outcome: Outcome::Failed(failure_of(&error)), first: false });
+                return Err(Trouble::Lost { index, verdict: None });
             }
             Some(error) if !error.is_handlers_fault() => {
                 return Err(Trouble::Infrastructure { index: Some(index), error });
@@ -108,8 +124,7 @@ impl Pipeline {
         if pass.failed() == Undo::All {
             return Err(Trouble::Undo { index, verdict: None });
         }
-        self.connection()?.rollback_to_savepoint().await?;
-        self.guest.discard();
+        self.back_to_savepoint().await?;
         pass.go_back(index);
         Ok(())
     }
@@ -142,8 +157,8 @@ impl Pipeline {
                 work.push_front(batch);
                 return Some(DbError::infrastructure(error));
             }
-            Trouble::Lost { index, outcome, first } => {
-                batch.members[index].judged = first.then_some(outcome);
+            Trouble::Lost { index, verdict } => {
+                batch.members[index].judged = verdict;
                 push_around(work, batch, index);
             }
             Trouble::Contended { index, message } => {

@@ -1,6 +1,5 @@
 //! The servers of a run, started for it; and for each drain, a queue and a database of its own.
 
-use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -194,28 +193,15 @@ impl Place {
         let connection = Connection::connect(self.vhost.url(), ConnectionProperties::default()).await?;
         let channel = connection.create_channel().await?;
         channel.confirm_select(ConfirmSelectOptions::default()).await?;
-        let mut published = stream::iter(orders).map(|order| publish(&channel, queue, order)).buffered(BURST);
-        let mut waiting = VecDeque::with_capacity(WINDOW);
-        while let Some(confirm) = published.try_next().await? {
-            if waiting.len() == WINDOW {
-                confirmed(waiting.pop_front()).await?;
-            }
-            waiting.push_back(confirm);
-        }
-        while !waiting.is_empty() {
-            confirmed(waiting.pop_front()).await?;
-        }
+        let published = stream::iter(orders).map(|order| publish(&channel, queue, order)).buffered(BURST);
+        let taken = published.map(async |confirm| {
+            ensure!(confirm?.await?.is_ack(), "the broker did not take a message");
+            Ok(())
+        });
+        taken.buffered(WINDOW).try_collect::<()>().await?;
         connection.close(200, "filled".into()).await?;
         Ok(())
     }
-}
-
-/// Waits until the broker has taken a message.
-async fn confirmed(confirm: Option<PublisherConfirm>) -> Result<()> {
-    if let Some(confirm) = confirm {
-        ensure!(confirm.await?.is_ack(), "the broker did not take a message");
-    }
-    Ok(())
 }
 
 /// Publishes one order, persistent.

@@ -4,7 +4,7 @@ use hapax_tests::servers::shared;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hapax::ledger::database::{Connection, Database, DbError, Dialect, SessionSettings, Statement, Stopped, open};
+use hapax::ledger::database::{Connection, Database, DbError, Dialect, SessionSettings, Statement, open};
 use hapax::ledger::value::{Executed, Param, ResultSet, RowLimits, Value};
 use tempfile::TempDir;
 
@@ -135,12 +135,19 @@ impl Client {
         self.connection.execute(&self.sql(sql), &params).await
     }
 
-    /// Each with one parameter.
-    pub(crate) async fn try_run_all(&mut self, statements: &[(&str, &Value)]) -> Result<Vec<Executed>, Stopped> {
+    /// Each with one parameter. An error comes with what those before it have changed.
+    pub(crate) async fn try_run_all(
+        &mut self,
+        statements: &[(&str, &Value)],
+    ) -> Result<Vec<Executed>, (Vec<Executed>, DbError)> {
         let owned: Vec<(String, [Param; 1])> =
             statements.iter().map(|(sql, value)| (self.sql(sql), [Param::One((*value).clone())])).collect();
         let statements: Vec<Statement<'_>> = owned.iter().map(|(sql, params)| Statement { sql, params }).collect();
-        self.connection.execute_all(&statements).await
+        let mut executed = Vec::new();
+        match self.connection.execute_all(&statements, &mut executed).await {
+            Ok(()) => Ok(executed),
+            Err(error) => Err((executed, error)),
+        }
     }
 
     pub(crate) async fn run(&mut self, sql: &str, params: &[Value]) -> Executed {

@@ -43,7 +43,7 @@ pub(crate) async fn known_statements_cost_one_round_trip(backend: &Backend) {
         connection.execute(update, &texts).await.expect(update);
         lap("execute with a cast");
         let many = [Statement { sql: update, params: &ints }; 5];
-        connection.execute_all(&many).await.expect("five statements");
+        connection.execute_all(&many, &mut Vec::new()).await.expect("five statements");
         lap("five statements");
         connection.query(select, &ints[1..], RowLimits::NONE).await.expect(select);
         lap("query");

@@ -106,8 +106,8 @@ pub(crate) async fn several_statements_stop_at_the_first_that_fails(backend: &Ba
         client.begin().await;
         client.connection.savepoint().await.expect("SAVEPOINT");
         let statements = [(insert, &new), (insert, &newer), (insert, bad), (insert, &newest)];
-        let stopped = client.try_run_all(&statements).await.expect_err("the third");
-        assert_eq!((stopped.executed.len(), stopped.error.kind), (2, kind), "{}", stopped.error);
+        let (executed, error) = client.try_run_all(&statements).await.expect_err("the third");
+        assert_eq!((executed.len(), error.kind), (2, kind), "{error}");
         assert!(client.try_run(insert, &[Value::Int(13)]).await.is_err(), "nothing runs after a failure");
         client.connection.rollback_to_savepoint().await.expect("ROLLBACK TO");
         client.run(insert, std::slice::from_ref(&newest)).await;

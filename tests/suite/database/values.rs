@@ -43,7 +43,7 @@ async fn both_ways(client: &mut Client, column: &str, cases: &[(Value, Value)]) 
         wrote.unwrap_or_else(|error| panic!("{written:?} into {column}: {error}"));
         let insert = format!("INSERT INTO {table} VALUES (?)");
         let together = client.try_run_all(&[(insert.as_str(), written); 3]).await;
-        together.unwrap_or_else(|stopped| panic!("{written:?} into {column}, together: {}", stopped.error));
+        together.unwrap_or_else(|(_, error)| panic!("{written:?} into {column}, together: {error}"));
         for row in client.query(&format!("SELECT c FROM {table}"), &[]).await {
             assert_eq!(&row, std::slice::from_ref(expected), "{written:?} into {column}");
         }

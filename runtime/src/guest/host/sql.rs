@@ -192,16 +192,15 @@ impl SqlHost {
         let params = bind(checked, params)?;
         self.touch(checked);
         let mut session = self.lent.session().await;
-        let expected = session.ahead().and_then(|ahead| ahead.expected(&checked.sql));
-        if expected.is_none() || session.ahead().is_some_and(|ahead| ahead.is_full()) {
-            session.catch_up(self.patience).await?;
-        }
-        let executed = match (expected, session.ahead()) {
-            (Some(expected), Some(ahead)) => {
-                ahead.put_off(checked, params, expected);
+        let executed = match session.expected(&checked.sql) {
+            Some(expected) => {
+                session.put_off(checked, params, expected, self.patience).await?;
                 expected
             }
-            _ => session.execute(&checked.sql, &params, self.patience).await?,
+            None => {
+                session.catch_up(self.patience).await?;
+                session.execute(&checked.sql, &params, self.patience).await?
+            }
         };
         drop(session);
         self.count(executed.rows_affected)?;
@@ -247,8 +246,8 @@ impl SqlHost {
         let limits = RowLimits { rows: self.consumer.limits.sql_rows, bytes: self.consumer.limits.sql_bytes };
         let mut session = self.lent.session().await;
         session.catch_up(self.patience).await?;
-        if let (Kind::Write, Some(ahead)) = (checked.kind, session.ahead()) {
-            ahead.arrived();
+        if checked.kind == Kind::Write {
+            session.arrived();
         }
         let result = session.query(&checked.sql, &params, limits, self.patience).await?;
         drop(session);

@@ -11,9 +11,7 @@ use lru::LruCache;
 use sqlx::mysql::{MySqlArguments, MySqlConnection};
 use sqlx::{AssertSqlSafe, Column, Connection as _, Either, Executor, Row, SqlSafeStr, Statement, raw_sql};
 
-use super::super::database::{
-    Connection, DbError, DbErrorKind, KillSwitch, SessionSettings, Statement as OneOf, Stopped,
-};
+use super::super::database::{Connection, DbError, DbErrorKind, KillSwitch, SessionSettings, Statement as OneOf};
 use super::super::gate::{ANSWER_GRACE, Gate, Rows, driver_error, kill_in_background, seconds, within, wrong_count};
 use super::super::together;
 use super::super::value::{Executed, Param, ResultSet, RowLimits};
@@ -154,18 +152,13 @@ impl Connection for MySqlLedgerConnection {
         self.ran(result).await
     }
 
-    async fn execute_all(&mut self, statements: &[OneOf<'_>]) -> Result<Vec<Executed>, Stopped> {
-        self.gate.statement().map_err(|error| Stopped { executed: Vec::new(), error })?;
+    async fn execute_all(&mut self, statements: &[OneOf<'_>], executed: &mut Vec<Executed>) -> Result<(), DbError> {
+        self.gate.statement()?;
         let (limit, kind) = self.patience();
-        let limit = limit.saturating_mul(u32::try_from(statements.len()).unwrap_or(u32::MAX).max(1));
         let kill: Arc<dyn KillSwitch> = self.kill.clone();
-        let mut executed = Vec::with_capacity(statements.len());
-        let running = together::execute_all(&mut self.session, statements, &mut executed);
-        let result = within(limit, kind, &kill, running).await;
-        match self.ran(result).await {
-            Ok(()) => Ok(executed),
-            Err(error) => Err(Stopped { executed, error }),
-        }
+        let running = together::execute_all(&mut self.session, statements, executed);
+        let result = within(together::times(limit, statements.len()), kind, &kill, running).await;
+        self.ran(result).await
     }
 
     async fn query(&mut self, sql: &str, params: &[Param], limits: RowLimits) -> Result<ResultSet, DbError> {

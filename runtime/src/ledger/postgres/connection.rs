@@ -12,9 +12,7 @@ use lru::LruCache;
 use sqlx::postgres::{PgArguments, PgConnection, PgRow, PgStatement, PgTypeInfo};
 use sqlx::{AssertSqlSafe, Column, Connection as _, Either, Executor, Row, SqlSafeStr, Statement, TypeInfo, raw_sql};
 
-use super::super::database::{
-    Connection, DbError, DbErrorKind, KillSwitch, SessionSettings, Statement as OneOf, Stopped,
-};
+use super::super::database::{Connection, DbError, DbErrorKind, KillSwitch, SessionSettings, Statement as OneOf};
 use super::super::gate::{ANSWER_GRACE, Gate, Rows, driver_error, kill_in_background, millis, within, wrong_count};
 use super::super::together;
 use super::super::value::{Executed, Param, ResultSet, RowLimits};
@@ -192,18 +190,12 @@ impl Connection for PostgresConnection {
         self.gate.leave(result)
     }
 
-    async fn execute_all(&mut self, statements: &[OneOf<'_>]) -> Result<Vec<Executed>, Stopped> {
-        let stopped = |error| Stopped { executed: Vec::new(), error };
-        self.gate.statement().map_err(stopped)?;
-        let count = u32::try_from(statements.len()).unwrap_or(u32::MAX);
-        let limit = self.limits.statement.saturating_mul(count.max(1));
-        let mut executed = Vec::with_capacity(statements.len());
-        let running = together::execute_all(&mut self.session, statements, &mut executed);
+    async fn execute_all(&mut self, statements: &[OneOf<'_>], executed: &mut Vec<Executed>) -> Result<(), DbError> {
+        self.gate.statement()?;
+        let limit = together::times(self.limits.statement, statements.len());
+        let running = together::execute_all(&mut self.session, statements, executed);
         let result = bounded(limit, &self.kill, running).await;
-        match self.gate.leave(result) {
-            Ok(()) => Ok(executed),
-            Err(error) => Err(Stopped { executed, error }),
-        }
+        self.gate.leave(result)
     }
 
     async fn ping(&mut self) -> Result<(), DbError> {

@@ -13,11 +13,10 @@ use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteQueryResult};
 use sqlx::{AssertSqlSafe, Column, Connection as _, Either, Executor, SqlSafeStr, Statement, raw_sql};
 use tokio::sync::Mutex;
 
-use super::super::database::{
-    Connection, DbError, DbErrorKind, KillSwitch, SessionSettings, Statement as OneOf, Stopped,
-};
+use super::super::database::{Connection, DbError, DbErrorKind, KillSwitch, SessionSettings, Statement as OneOf};
 use super::super::gate::{ANSWER_GRACE, Gate, Rows, excerpt, invalid, lost, millis, within, wrong_count};
 use super::super::scan::{Rules, Verb, scan};
+use super::super::together::times;
 use super::super::value::{Executed, Param, ResultSet, RowLimits};
 use super::error::{db_error, is_interrupt};
 use super::together::Copyable;
@@ -67,7 +66,7 @@ impl SqliteLedgerConnection {
         work: impl for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T, DbError>> + Send,
     ) -> Result<T, DbError> {
         let kill: Arc<dyn KillSwitch> = self.kill.clone();
-        let limit = self.statement_limit.saturating_mul(u32::try_from(statements).unwrap_or(u32::MAX));
+        let limit = times(self.statement_limit, statements);
         let answer = async {
             let mut session = self.session.lock().await;
             let connection = session.as_mut().ok_or_else(|| lost("the connection was closed from outside"))?;
@@ -129,7 +128,7 @@ impl SqliteLedgerConnection {
             return Err(invalid("several statements at once"));
         }
         let text: Arc<str> = sql.into();
-        let verb = scanned.verb();
+        let (verb, copyable) = (scanned.verb(), Copyable::new(sql, &scanned));
         let unprepared = AssertSqlSafe(Arc::clone(&text)).into_sql_str();
         let prepared = self
             .work(1, |connection| {
@@ -142,7 +141,7 @@ impl SqliteLedgerConnection {
             None => 0,
         };
         let columns = prepared.columns().iter().map(|column| column.name().to_owned()).collect();
-        let copyable = Copyable::new(sql).map(Arc::new);
+        let copyable = copyable.map(Arc::new);
         let plan = Plan { sql: Arc::clone(&text), parameters, columns, verb, copyable };
         self.plans.put(text, plan.clone());
         plan.checked(given)
@@ -264,15 +263,12 @@ impl Connection for SqliteLedgerConnection {
         self.ran(sql, result)
     }
 
-    async fn execute_all(&mut self, statements: &[OneOf<'_>]) -> Result<Vec<Executed>, Stopped> {
-        self.gate.statement().map_err(|error| Stopped { executed: Vec::new(), error })?;
-        let mut executed = Vec::with_capacity(statements.len());
-        let result = self.run_together(statements, &mut executed).await;
-        let sql = statements.get(executed.len()).or(statements.last()).map_or("", |statement| statement.sql);
-        match self.ran(sql, result) {
-            Ok(()) => Ok(executed),
-            Err(error) => Err(Stopped { executed, error }),
-        }
+    async fn execute_all(&mut self, statements: &[OneOf<'_>], executed: &mut Vec<Executed>) -> Result<(), DbError> {
+        self.gate.statement()?;
+        let before = executed.len();
+        let result = self.run_together(statements, executed).await;
+        let last = statements.get(executed.len() - before).or(statements.last());
+        self.ran(last.map_or("", |statement| statement.sql), result)
     }
 
     async fn query(&mut self, sql: &str, params: &[Param], limits: RowLimits) -> Result<ResultSet, DbError> {

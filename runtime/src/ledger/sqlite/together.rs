@@ -10,7 +10,7 @@ use sqlx::sqlite::{SqliteArguments, SqliteConnection};
 use sqlx::{AssertSqlSafe, Either, Executor};
 
 use super::super::database::{DbError, Statement};
-use super::super::scan::{Rules, Verb, scan};
+use super::super::scan::{Scanned, Verb};
 use super::super::value::{Executed, Param};
 use super::connection::{Plan, SqliteLedgerConnection, executed};
 use super::error::db_error;
@@ -29,8 +29,7 @@ pub(super) struct Copyable {
 
 impl Copyable {
     /// None if the text binds by anything else than `?1`, `?2`, ….
-    pub(super) fn new(sql: &str) -> Option<Self> {
-        let scanned = scan(sql, Rules::Sqlite);
+    pub(super) fn new(sql: &str, scanned: &Scanned<'_>) -> Option<Self> {
         let (mut text, mut order, mut copied) = (String::with_capacity(sql.len() + 1), Vec::new(), 0);
         for (start, end) in scanned.numbered_parameters()? {
             let number: usize = sql[start + 1..end].parse().ok()?;
@@ -116,18 +115,23 @@ async fn run(
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::scan::{Rules, scan};
     use super::*;
+
+    fn copyable(sql: &str) -> Option<Copyable> {
+        Copyable::new(sql, &scan(sql, Rules::Sqlite))
+    }
 
     #[test]
     fn numbered_parameters_become_parameters_in_order() {
-        let made = Copyable::new("UPDATE t SET a = a - ?2 WHERE b = ?1 AND c = '?3' AND a >= ?2");
+        let made = copyable("UPDATE t SET a = a - ?2 WHERE b = ?1 AND c = '?3' AND a >= ?2");
         let text = "UPDATE t SET a = a - ? WHERE b = ? AND c = '?3' AND a >= ?;".to_owned();
         assert_eq!(made, Some(Copyable { text, order: vec![1, 0, 1] }));
-        assert_eq!(Copyable::new("DELETE FROM t ;  "), Some(Copyable { text: "DELETE FROM t;".into(), order: vec![] }));
+        assert_eq!(copyable("DELETE FROM t ;  "), Some(Copyable { text: "DELETE FROM t;".into(), order: vec![] }));
         for sql in
             ["DELETE FROM t WHERE a = ?", "DELETE FROM t WHERE a = :a", "DELETE FROM t WHERE a = @a", "SELECT $a"]
         {
-            assert_eq!(Copyable::new(sql), None, "{sql}");
+            assert_eq!(copyable(sql), None, "{sql}");
         }
     }
 

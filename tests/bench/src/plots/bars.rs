@@ -2,14 +2,14 @@
 
 use anyhow::Result;
 use plotters::backend::SVGBackend;
-use plotters::chart::{ChartBuilder, SeriesLabelPosition};
+use plotters::chart::SeriesLabelPosition;
 use plotters::drawing::IntoDrawingArea as _;
 use plotters::element::{EmptyElement, Rectangle, Text};
 use plotters::style::text_anchor::{HPos, Pos, VPos};
-use plotters::style::{BLACK, Color as _, IntoTextStyle as _, RGBColor, WHITE};
+use plotters::style::{Color as _, IntoTextStyle as _, RGBColor};
 
 use super::axis::Axis;
-use super::{SIZE, legend};
+use super::{SIZE, chart, legend, mesh};
 
 /// Free space above and below a bar, and before the number at its end, in pixels.
 const GAP: u32 = 6;
@@ -42,21 +42,9 @@ pub(super) fn draw(title: &str, label: &'static str, parts: &[(&str, RGBColor)],
     let mut svg = String::new();
     {
         let root = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
-        root.fill(&WHITE)?;
-        let mut chart = ChartBuilder::on(&root)
-            .margin(16)
-            .margin_right(32)
-            .caption(title, ("sans-serif", 22))
-            .x_label_area_size(48)
-            .y_label_area_size(300)
-            .build_cartesian_2d(x.clone(), Axis::rows(bars.len()))?;
-        chart
-            .configure_mesh()
+        let mut chart = chart(&root, title, 300, &x, &Axis::rows(bars.len()))?;
+        mesh(&mut chart.configure_mesh())
             .disable_y_mesh()
-            .light_line_style(WHITE)
-            .bold_line_style(BLACK.mix(0.12))
-            .label_style(("sans-serif", 15))
-            .axis_desc_style(("sans-serif", 17))
             .x_desc(x.label)
             .y_label_formatter(&|tick| {
                 let bar = (0..bars.len()).find(|bar| middle(*bar) == *tick);

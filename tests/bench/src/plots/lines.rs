@@ -2,14 +2,14 @@
 
 use anyhow::Result;
 use plotters::backend::SVGBackend;
-use plotters::chart::{ChartBuilder, SeriesLabelPosition};
+use plotters::chart::SeriesLabelPosition;
 use plotters::drawing::IntoDrawingArea as _;
 use plotters::element::{Circle, EmptyElement, PathElement};
 use plotters::series::{DashedLineSeries, LineSeries};
-use plotters::style::{BLACK, Color as _, RGBColor, WHITE};
+use plotters::style::{Color as _, RGBColor};
 
 use super::axis::Axis;
-use super::{SIZE, legend};
+use super::{SIZE, chart, legend, mesh};
 
 /// One line.
 pub(super) struct Series {
@@ -41,23 +41,8 @@ pub(super) fn draw(title: &str, x: &Axis, y: &Axis, series: &[Series]) -> Result
     let mut svg = String::new();
     {
         let root = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
-        root.fill(&WHITE)?;
-        let mut chart = ChartBuilder::on(&root)
-            .margin(16)
-            .margin_right(32)
-            .caption(title, ("sans-serif", 22))
-            .x_label_area_size(48)
-            .y_label_area_size(72)
-            .build_cartesian_2d(x.clone(), y.clone())?;
-        chart
-            .configure_mesh()
-            .light_line_style(WHITE)
-            .bold_line_style(BLACK.mix(0.12))
-            .label_style(("sans-serif", 15))
-            .axis_desc_style(("sans-serif", 17))
-            .x_desc(x.label)
-            .y_desc(y.label)
-            .draw()?;
+        let mut chart = chart(&root, title, 72, x, y)?;
+        mesh(&mut chart.configure_mesh()).x_desc(x.label).y_desc(y.label).draw()?;
         for Series { label, colour, dashed, points } in series {
             let style = colour.stroke_width(2);
             let line = if *dashed {

@@ -6,8 +6,10 @@ mod lines;
 
 use anyhow::{Context as _, Result};
 use plotters::backend::SVGBackend;
-use plotters::chart::{ChartContext, SeriesLabelPosition};
+use plotters::chart::{ChartBuilder, ChartContext, MeshStyle, SeriesLabelPosition};
+use plotters::coord::Shift;
 use plotters::coord::cartesian::Cartesian2d;
+use plotters::drawing::DrawingArea;
 use plotters::style::{BLACK, Color as _, RGBColor, WHITE};
 
 use crate::extra::Extra;
@@ -22,7 +24,9 @@ use bars::Bar;
 use lines::Series;
 
 /// What plots are drawn on.
+type Ground<'svg> = DrawingArea<SVGBackend<'svg>, Shift>;
 type Chart<'svg> = ChartContext<'svg, SVGBackend<'svg>, Cartesian2d<Axis, Axis>>;
+type Mesh<'a, 'svg> = MeshStyle<'svg, 'a, Axis, Axis, SVGBackend<'svg>>;
 
 /// The folder of plots, beside the page.
 pub(crate) const FOLDER: &str = "plots";
@@ -135,6 +139,28 @@ fn plot(
     draw: impl FnOnce() -> Result<String>,
 ) -> Option<Result<Plot>> {
     has_figures.then(|| Ok(Plot { file, title, under, svg: draw().with_context(|| format!("drawing {file}"))? }))
+}
+
+/// An empty plot, its rows or its axis labelled in so many pixels at the left.
+fn chart<'svg>(root: &Ground<'svg>, title: &str, left: u32, x: &Axis, y: &Axis) -> Result<Chart<'svg>> {
+    root.fill(&WHITE)?;
+    let chart = ChartBuilder::on(root)
+        .margin(16)
+        .margin_right(32)
+        .caption(title, ("sans-serif", 22))
+        .x_label_area_size(48)
+        .y_label_area_size(left)
+        .build_cartesian_2d(x.clone(), y.clone())?;
+    Ok(chart)
+}
+
+/// How every plot's grid and labels look.
+fn mesh<'m, 'a, 'svg>(style: &'m mut Mesh<'a, 'svg>) -> &'m mut Mesh<'a, 'svg> {
+    style
+        .light_line_style(WHITE)
+        .bold_line_style(BLACK.mix(0.12))
+        .label_style(("sans-serif", 15))
+        .axis_desc_style(("sans-serif", 17))
 }
 
 /// What each colour stands for.
