@@ -40,10 +40,11 @@ servers: ## Start private servers, print a config for them, stop them on Ctrl-C
 	@cargo build --quiet -p hapax-tests --bin servers
 	@exec $(TARGET)/debug/servers
 
+# The handler in Rust is built as projects of `hapax new` are: with LTO.
 bench: $(GUESTS)/stock_python.wasm $(GUESTS)/stock_typescript.wasm ## Measure Hapax against what people write by hand: an hour and a half; with QUICK=1 minutes
 	@tests/setup.sh rust servers
 	@tests/bench/classic/setup.sh
-	cargo build --release --target wasm32-wasip2 -p stock
+	CARGO_PROFILE_RELEASE_LTO=true cargo build --release --target wasm32-wasip2 -p stock
 	cargo build --release -p hapax -p hapax-bench
 	$(TARGET)/release/hapax-bench $(if $(QUICK),--quick --json $(TARGET)/bench.json --page $(TARGET)/RESULTS.md,--json tests/bench/results.json --page tests/bench/RESULTS.md)
 
