@@ -15,4 +15,5 @@ pub mod outcome;
 pub mod pipeline;
 pub mod relay;
 pub mod retry;
+pub mod sabotage;
 pub mod telemetry;

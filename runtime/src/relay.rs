@@ -12,6 +12,7 @@ use crate::broker::{Outgoing, Published, Publisher};
 use crate::ledger::Ledger;
 use crate::ledger::database::DbError;
 use crate::ledger::outbox::{OutboxId, OutboxRow};
+use crate::sabotage::{self, Breach, Step};
 use crate::telemetry::metrics;
 
 /// At most this many messages wait for confirms at a time. Each window costs the broker a sync, and SQL one more.
@@ -145,8 +146,14 @@ impl Task {
         if rows.is_empty() {
             return;
         }
-        let window: Vec<Outgoing> = rows.iter().map(|(row, _)| row.outgoing.clone()).collect();
+        let mut window: Vec<Outgoing> = rows.iter().map(|(row, _)| row.outgoing.clone()).collect();
+        if sabotage::broken(Breach::OutboxIdsUnstable) {
+            let anew = |message: &mut Outgoing| message.properties.message_id = Some(uuid::Uuid::new_v4().to_string());
+            window.iter_mut().for_each(anew);
+        }
+        sabotage::at(Step::Publishing);
         let answers = self.publisher.publish(&window).await;
+        sabotage::at(Step::Confirmed);
         let mut done: Vec<OutboxId> = Vec::with_capacity(rows.len());
         let mut recorded = Ok(());
         for ((row, attempts), answer) in rows.iter().zip(answers) {

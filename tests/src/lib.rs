@@ -26,12 +26,14 @@
 //! Everything started here dies with the process that started it, also when that is killed with SIGKILL.
 
 pub mod admin;
+pub mod component;
 mod guard;
 pub mod proc;
 pub mod proxy;
 mod result;
 pub mod servers;
 mod tree;
+pub mod usage;
 pub mod vhost;
 mod wait;
 

@@ -38,13 +38,15 @@ pub fn hapax_bin() -> Result<PathBuf> {
     })
 }
 
-/// The folder that cargo builds into, whatever it is called: this test lies in PROFILE/deps below it.
+/// The folder that cargo builds into, whatever it is called: a test lies in PROFILE/deps below it, another program in
+/// PROFILE.
 ///
 /// # Errors
 /// When this program's own path is unknown.
 pub fn target_dir() -> Result<PathBuf> {
     let exe = std::env::current_exe().context("finding this program's own path")?;
-    exe.ancestors().nth(3).map(Path::to_owned).with_context(|| format!("{} is in no target folder", exe.display()))
+    let folder = exe.parent().filter(|folder| folder.ends_with("deps")).unwrap_or(&exe);
+    folder.ancestors().nth(2).map(Path::to_owned).with_context(|| format!("{} is in no target folder", exe.display()))
 }
 
 /// A guest component as `make guests` builds it, by its file name without extension.

@@ -138,6 +138,15 @@ impl Vhost {
         self.admin.post(&path, &json!({ "routing_key": routing_key })).await.map(drop)
     }
 
+    /// Binds an exchange to another one, from which it gets messages then.
+    ///
+    /// # Errors
+    /// When one of them is missing.
+    pub async fn bind_exchange(&self, source: &str, exchange: &str, routing_key: &str) -> Result<()> {
+        let path = ["bindings", &self.name, "e", source, "e", exchange];
+        self.admin.post(&path, &json!({ "routing_key": routing_key })).await.map(drop)
+    }
+
     /// Sets a policy on queues whose name matches `pattern`: `{"message-ttl": 1000}`, `{"max-length": 1}`, ….
     ///
     /// # Errors

@@ -18,6 +18,7 @@ use crate::ledger::parked::{ParkedRow, RunToken, Take, Which};
 use crate::pipeline::member::{Link, Member, Origin};
 use crate::pipeline::shared::Shared;
 use crate::pipeline::{Fault, Interrupted, Pipeline, Report};
+use crate::sabotage::{self, Breach, Step};
 
 /// How soon a delivery whose lock somebody else holds is looked at again; see
 /// [`Locking::tries`](crate::pipeline::shared::Locking::tries).
@@ -212,6 +213,10 @@ impl Lane {
     async fn run_deliveries(&mut self, probing: bool) {
         let size = self.size(probing).min(self.buffered.len());
         let members: Vec<Member> = self.buffered.drain(..size).collect();
+        sabotage::at(Step::Received);
+        if sabotage::broken(Breach::AcknowledgeFirst) {
+            self.settle(Report { acknowledge: members.iter().filter_map(Member::tag).collect(), ..Report::default() });
+        }
         self.process(members, probing).await;
     }
 
@@ -288,6 +293,7 @@ impl Lane {
         if rows.len() == limit || which != Which::Innocent {
             self.alarm(Duration::ZERO);
         }
+        sabotage::at(Step::Taken);
         common.taken.hold(run);
         self.run = Some(run);
         let members = self.members(rows, run);
@@ -352,6 +358,7 @@ impl Lane {
             tags.entry(Arc::as_ptr(&link)).or_insert_with(|| (link, Vec::new())).1.push(tag);
         }
         for (link, tags) in tags.into_values() {
+            sabotage::at(Step::Acknowledging);
             link.acknowledge(tags);
         }
         for delay in report.delays {

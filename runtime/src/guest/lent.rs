@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, MutexGuard};
 
 use super::ahead::{Line, Refuted};
+use super::patience::within;
 use super::sql_guard::Checked;
 use crate::ledger::database::{Connection, DbError, DbErrorKind, Statement};
 use crate::ledger::together::times;
@@ -257,7 +258,7 @@ impl Lent {
     ) -> Result<T, DbError> {
         let started = Instant::now();
         self.busy.store(true, Ordering::Relaxed);
-        let result = match tokio::time::timeout(limit, statement).await {
+        let result = match within(limit, statement).await {
             Ok(result) => result,
             // Still busy: it must be killed.
             Err(_) => return Err(out_of_time(limit)),

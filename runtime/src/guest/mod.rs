@@ -20,6 +20,7 @@ pub mod lane;
 mod lent;
 pub mod module;
 mod output;
+mod patience;
 pub mod sql_guard;
 mod state;
 pub mod swap;

@@ -13,6 +13,7 @@ use super::cache::ModuleCache;
 use super::engine::Engine;
 use super::error::LoadError;
 use super::module::{Module, digest, read};
+use crate::sabotage::{self, Step};
 
 /// Quiet time after the last change before the file is read: copying and renaming come as several events.
 const SETTLE: Duration = Duration::from_millis(100);
@@ -73,6 +74,7 @@ impl ModuleSlot {
             return Ok(None);
         }
         let module = Module::from_bytes(&self.engine, &self.cache, &self.path, bytes, self.memory).await?;
+        sabotage::at(Step::Swapping);
         self.current.store(Arc::clone(&module));
         Ok(Some(module))
     }

@@ -8,6 +8,7 @@ use super::parked::{ParkedId, ParkedRow, State, millis, read_row};
 use super::statements::Args;
 use super::{Ledger, execute, own_transaction, query};
 use crate::message::MessageId;
+use crate::sabotage::{self, Step};
 
 /// Which parked rows to list.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -155,6 +156,7 @@ impl Ledger {
             let moved = InboxMove { id, from, to, module: None };
             self.move_inbox(connection, &row.consumer, &[moved]).await?;
         }
+        sabotage::at(Step::Redriving);
         Ok(Redriven::Yes)
     }
 

@@ -8,6 +8,7 @@ use sqlx::migrate::{AppliedMigration, Migrate, MigrateError, Migrator};
 
 use super::database::{DbError, DbErrorKind, KillSwitch, Migration};
 use super::value::{ResultSet, RowLimits, Value};
+use crate::sabotage::{self, Step};
 
 /// How long opening a connection may take, with everything that is set on it.
 pub(super) const CONNECT_LIMIT: Duration = Duration::from_secs(10);
@@ -408,6 +409,7 @@ pub(super) async fn apply_migrations<C: Migrate>(
     let applied = connection.list_applied_migrations(MIGRATIONS_TABLE).await?;
     let mut done = Vec::new();
     for migration in pending(migrator, &applied)? {
+        sabotage::at(Step::Migrating);
         connection.apply(MIGRATIONS_TABLE, migration).await?;
         done.push(describe(migration));
     }

@@ -10,6 +10,7 @@ use super::parked::{Incarnation, ParkedId, ParkedMove, ParkedRow, Phase, RunToke
 use super::statements::Args;
 use super::{Ledger, Reader, STATEMENT_ROWS, execute, own_transaction, query};
 use crate::message::MessageId;
+use crate::sabotage::{self, Step};
 
 /// What a rescue did with a row.
 #[derive(Debug, Clone, PartialEq)]
@@ -74,6 +75,9 @@ impl Ledger {
                     self.add_to_outbox(connection, consumer, &[copy], Duration::ZERO).await?;
                 }
                 rescued.push(Rescued::Dead(row));
+            }
+            if !rescued.is_empty() {
+                sabotage::at(Step::Rescuing);
             }
             Ok(rescued)
         })
@@ -195,6 +199,7 @@ impl Ledger {
             if !old.is_empty() {
                 let args = Args::new().one("consumer", consumer).one("age", millis(age)).blobs("message_id", old);
                 gone = execute(connection, &self.statements.retention_delete, args).await?.rows_affected;
+                sabotage::at(Step::Forgetting);
             }
             Ok((last.filter(|_| full), gone))
         })

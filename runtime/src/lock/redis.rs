@@ -20,6 +20,7 @@ use redis::{Cmd, ErrorKind, FromRedisValue, RedisError, ServerErrorKind};
 use tokio::time::{Instant, timeout_at};
 
 use super::{Acquired, Features, Held, Lock, LockError, Token};
+use crate::sabotage::{self, Breach};
 use link::Link;
 
 /// Redis adds a time to live to its clock and refuses sums that overflow; no lease is ever near this long.
@@ -183,7 +184,12 @@ impl Script {
 
 static ACQUIRE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("redis/acquire.lua")));
 static EXTEND: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("redis/extend.lua")));
-static RELEASE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("redis/release.lua")));
+static RELEASE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(match sabotage::broken(Breach::LockWithoutToken) {
+        true => "return redis.call('DEL', unpack(KEYS))",
+        false => include_str!("redis/release.lua"),
+    })
+});
 
 /// One call of one script.
 struct Call<'a> {

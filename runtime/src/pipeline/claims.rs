@@ -11,6 +11,7 @@ use crate::ledger::inbox::{Claim, Claimed, Status};
 use crate::ledger::parked::{ParkedId, RunToken};
 use crate::message::{BodyDigest, MessageId};
 use crate::outcome::{Disposition, Outcome};
+use crate::sabotage::{self, Breach, Step};
 
 /// Which of the taken rows are still ours.
 pub(super) struct Owned(HashMap<RunToken, HashSet<ParkedId>>);
@@ -40,6 +41,7 @@ pub(super) async fn own_rows(
     let mut owned = HashMap::with_capacity(wanted.len());
     for (token, ids) in wanted {
         owned.insert(token, ledger.lock_running(connection, token, &ids).await?.into_iter().collect());
+        sabotage::at(Step::Owned);
     }
     Ok(Owned(owned))
 }
@@ -102,6 +104,7 @@ impl Claims {
             Claimed::New if claimed.leader == member.carried.row_id => return None,
             Claimed::New if claimed.given_back => return Some(Outcome::NotReached),
             Claimed::New => claimed.digest == digest,
+            Claimed::Existing(_) if sabotage::broken(Breach::NoUniqueKey) => return None,
             Claimed::Existing(row) => row.is_same_message(digest),
         };
         Some(if same { Outcome::Duplicate } else { Outcome::Conflict })

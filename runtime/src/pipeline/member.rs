@@ -201,6 +201,14 @@ impl Member {
         }
     }
 
+    /// Where it is acknowledged, if it came from the broker.
+    pub fn tag(&self) -> Option<(Arc<Link>, u64)> {
+        match &self.origin {
+            Origin::Delivery { link, tag } => Some((link.clone(), *tag)),
+            Origin::Parked { .. } => None,
+        }
+    }
+
     /// True for a parked message that has cost a host.
     pub fn is_suspect(&self) -> bool {
         matches!(&self.origin, Origin::Parked { row, .. } if row.crashes > 0)

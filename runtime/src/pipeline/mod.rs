@@ -30,6 +30,7 @@ use crate::ledger::dead::Redriven;
 use crate::ledger::parked::ParkedId;
 use crate::message::MessageId;
 use crate::outcome::{Disposition, Outcome, Reason, decide};
+use crate::sabotage::{self, Breach, Step};
 
 use claims::Claims;
 use member::{Link, Member, Origin, Plan};
@@ -141,6 +142,7 @@ impl Pipeline {
                 return Err(Box::new(Interrupted { members, report, fault: Fault::Lock(error) }));
             }
         };
+        sabotage::at(Step::Locked);
         let spacing = pass::spacing(self.failing, self.shared.run_ahead);
         let mut work: VecDeque<Batch> =
             gather::split_lone(members, self.sizing.limit()).map(|members| Batch::new(members, spacing)).collect();
@@ -228,8 +230,10 @@ impl Pipeline {
         let members = &batch.members;
 
         self.begin(members.len() > 1).await?;
+        sabotage::at(Step::Begun);
         let owned = claims::own_rows(&shared.ledger, self.connection()?, members).await?;
         let mut claims = claims::claim(&shared.ledger, self.connection()?, &scene, members, &owned).await?;
+        sabotage::at(Step::Claimed);
 
         let order = gather::in_order(members);
         let mut pass = Pass::new(members.len(), batch.spacing);
@@ -271,7 +275,9 @@ impl Pipeline {
             records.note(member, outcome, disposition, claims.is_leader(member), &scene);
         }
         records.write(&shared.ledger, self.connection()?, &scene).await?;
+        sabotage::at(Step::Committing);
         self.commit(&pass).await?;
+        sabotage::at(Step::Committed);
         Ok(Done { settled: pass.settled, records, stopped: pass.stopped })
     }
 
@@ -327,7 +333,12 @@ impl Pipeline {
         let Finished { verdict, outbox, connection, touched_sql, elapsed, .. } =
             self.guest.call(call, connection).await;
         self.connection = connection;
+        if member.plan == Plan::Compensate && sabotage::broken(Breach::CompensationApart) {
+            self.connection()?.commit().await?;
+            self.connection()?.begin().await?;
+        }
         self.shared.metrics.handler_took(elapsed);
+        sabotage::at(if member.plan == Plan::Compensate { Step::Compensated } else { Step::Handled });
         let outcome = match verdict {
             Verdict::Ok if member.plan == Plan::Compensate => Outcome::Compensated,
             Verdict::Ok => Outcome::Completed,
@@ -360,7 +371,8 @@ impl Pipeline {
         let undo = pass.failed();
         self.weigh(undo != Undo::Own);
         if undo == Undo::All {
-            return Err(Trouble::Undo { index, verdict: first.then_some(outcome) });
+            let counts = first || sabotage::broken(Breach::VerdictKept);
+            return Err(Trouble::Undo { index, verdict: counts.then_some(outcome) });
         }
         self.back_to_savepoint().await?;
         if undo == Undo::Group {
@@ -374,11 +386,12 @@ impl Pipeline {
     /// with one attempt can tell.
     async fn commit(&mut self, pass: &Pass) -> Result<(), Trouble> {
         let started = Instant::now();
-        match self.connection()?.commit().await {
+        match sabotage::midway(Step::CommitSent, self.connection()?.commit()).await {
             Ok(()) => {
                 self.shared.metrics.committed(pass.executed, started.elapsed());
                 Ok(())
             }
+            Err(error) if error.connection_lost && sabotage::broken(Breach::AmbiguousTrusted) => Ok(()),
             Err(error) if error.is_handlers_fault() && pass.executed == 1 => {
                 let verdict = Some(Outcome::Failed(failure_of(&error)));
                 Err(Trouble::Undo { index: pass.last, verdict })
@@ -503,10 +516,11 @@ async fn reopen(
             "a copy of this dead letter came back, but its compensation has taken effect: \
              `hapax dead redrive --force` reopens it all the same"
         ),
-        Redriven::NoId => {
-            let error = format!("it is a copy of dead letter {dead}, and today's rules find no message id in it");
-            return Ok(Outcome::Unidentified(Reason::NoId, error));
-        }
+        // SQL has it already: another dead letter for each time that somebody tries would help nobody.
+        Redriven::NoId => tracing::warn!(
+            consumer = %shared.name, dead = %dead,
+            "a copy of this dead letter came back, but today's rules find no message id in it: it stays as it is"
+        ),
         Redriven::Yes | Redriven::Already | Redriven::Gone => {}
     }
     Ok(Outcome::Duplicate)

@@ -16,6 +16,7 @@ use crate::ledger::outbox::{OutboxId, OutboxRow};
 use crate::ledger::parked::{Carried, NewParked, ParkedId, ParkedMove, ParkedRow, Phase, RunToken};
 use crate::message::{HeaderValue, Message, MessageId, Properties};
 use crate::outcome::{Disposition, Outcome, Reason};
+use crate::sabotage::{self, Breach, Step};
 
 /// Where copies of dead letters go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -216,7 +217,7 @@ impl Records {
         if matches!(member.origin, Origin::Parked { .. }) {
             self.defer(member, Duration::ZERO);
         }
-        if is_leader {
+        if is_leader && !sabotage::broken(Breach::ClaimLeftIn) {
             self.unclaimed.extend(member.carried.id.clone());
         }
     }
@@ -262,7 +263,12 @@ impl Records {
         }
         ledger.move_parked(connection, &self.moves).await?;
         ledger.park(connection, scene.consumer, &self.parked).await?;
-        ledger.add_to_outbox(connection, scene.consumer, &self.outbox, scene.grace).await?;
+        if !self.moves.is_empty() || !self.parked.is_empty() {
+            sabotage::at(Step::Parking);
+        }
+        if !sabotage::broken(Breach::OutboxOutside) {
+            ledger.add_to_outbox(connection, scene.consumer, &self.outbox, scene.grace).await?;
+        }
         let unclaimed: Vec<&MessageId> = self.unclaimed.iter().collect();
         ledger.unclaim(connection, scene.consumer, &unclaimed).await?;
         ledger.move_inbox(connection, scene.consumer, &self.inbox).await

@@ -5,11 +5,12 @@ use std::collections::VecDeque;
 use super::member::{Member, Plan};
 use super::pass::{Pass, Undo};
 use super::shared::Shared;
-use super::{Pipeline, gather, lost_connection};
+use super::{Pipeline, failure_of, gather, lost_connection};
 use crate::guest::ahead::Refuted;
 use crate::ledger::database::{DbError, DbErrorKind};
 use crate::outcome::{Disposition, Outcome, decide};
 use crate::retry::RetryMode;
+use crate::sabotage::{self, Breach};
 use crate::telemetry::metrics;
 
 /// Host-level contention (deadlock, lock time-out in the claim) that a member meets alone before it is deferred.
@@ -182,6 +183,10 @@ impl Pipeline {
                 // Where BEGIN failed there is nothing to roll back, and so no second sign that the connection is dead.
                 self.drop_connection();
                 metrics::database_failed();
+                if sabotage::broken(Breach::InfrastructureCounted) {
+                    let failed = |member: &mut Member| member.judged = Some(Outcome::Failed(failure_of(&error)));
+                    batch.members.iter_mut().for_each(failed);
+                }
                 let shared = self.shared.clone();
                 blame(&shared, self.can_compensate(), &mut batch, index, &error).await;
                 work.push_front(batch);

@@ -18,6 +18,7 @@ use crate::message::MessageId;
 use crate::outcome::{Disposition, Outcome, Reason, Situation};
 use crate::relay::Relay;
 use crate::retry::RetryPolicy;
+use crate::sabotage::{self, Breach};
 use crate::telemetry::metrics::{Compensation, ConsumerMetrics};
 
 /// How a consumer locks.
@@ -119,7 +120,8 @@ impl Shared {
                     waiting.push(member);
                     continue;
                 }
-                member.plan = Plan::Record(Outcome::Held);
+                let acknowledged = sabotage::broken(Breach::AcknowledgeHeld);
+                member.plan = Plan::Record(if acknowledged { Outcome::Duplicate } else { Outcome::Held });
             }
             ready.push(member);
         }

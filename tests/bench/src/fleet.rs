@@ -8,9 +8,9 @@ use hapax_tests::proc::{Launch, Process};
 
 use crate::programs::Programs;
 use crate::stage::Place;
-use crate::usage::{cpu_micros, peak_memory};
 use crate::variant::{Consumer, Program, Variant, hapax_toml};
 use crate::worker::QUEUE;
+use hapax_tests::usage::{cpu_micros, peak_memory};
 
 /// How long an orderly end may take.
 const STOP_LIMIT: Duration = Duration::from_secs(60);

@@ -21,7 +21,7 @@ mod sizing;
 mod stage;
 mod stats;
 mod told;
-mod usage;
+
 mod variant;
 mod worker;
 mod workload;

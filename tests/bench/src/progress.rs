@@ -9,8 +9,8 @@ use serde::Serialize;
 use crate::fleet::{Fleet, counter_file};
 use crate::stage::{Database, Effects, Place, Stage};
 use crate::told::Told;
-use crate::usage::cpu_micros;
 use crate::variant::Variant;
+use hapax_tests::usage::cpu_micros;
 
 /// How often it is looked how far a program is.
 pub(crate) const LOOK: Duration = Duration::from_millis(20);

@@ -14,9 +14,9 @@ use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, Publishe
 use serde::Serialize;
 use tempfile::TempDir;
 
-use crate::usage;
 use crate::worker::QUEUE;
 use crate::workload::{GOODS, Order, STOCK};
+use hapax_tests::usage;
 
 /// Which database a variant works on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -17,10 +17,10 @@ on_stages! {
 }
 
 mod scenarios {
-    use std::path::Path;
     use std::time::Duration;
 
     use anyhow::Context as _;
+    use hapax_tests::component::{rebuilt, trapping_at_start, with_core_module};
     use hapax_tests::{TestResult, wait_until};
     use serde_json::json;
 
@@ -111,19 +111,11 @@ mod scenarios {
         std::fs::rename(new, world.path("module.wasm")).context("renaming the module")
     }
 
-    /// The same component with another digest: a custom section is added, which means nothing.
-    fn rebuilt(component: &Path) -> anyhow::Result<Vec<u8>> {
-        let mut bytes = std::fs::read(component)?;
-        bytes.extend_from_slice(&[0, 6, 5]);
-        bytes.extend_from_slice(b"build");
-        Ok(bytes)
-    }
-
     pub(super) async fn a_module_swapped_under_load_fails_and_loses_no_message(world: World) -> TestResult {
         let mut host = world.host(Consumer::default()).await?;
         world.publish((0..1000).map(|n| effect(&format!("m{n}"), &[json!({ "sleep-ms": 2 })]))).await?;
         at_least(&world, 1).await?;
-        put(&world, &rebuilt(&guest("chaos")?)?)?;
+        put(&world, &rebuilt(&std::fs::read(guest("chaos")?)?, b"build"))?;
         host.wait_for_log(PATIENCE, "module swapped").await?;
         world.publish((1000..1200).map(|n| effect(&format!("m{n}"), &[]))).await?;
         world.wait_number("SELECT COUNT(*) FROM hapax_inbox WHERE status = 1", 1200).await?;
@@ -140,7 +132,9 @@ mod scenarios {
         world.wait_number("SELECT COUNT(*) FROM effects", 1).await?;
         let good = std::fs::read(guest("chaos")?)?;
         let wrong_world = std::fs::read(guest("wrong_world").or_else(|_| guest("wrong-world"))?)?;
-        let bad: [(&str, &[u8]); 4] = [
+        let trapping = with_core_module(&good, &trapping_at_start());
+        let bad: [(&str, &[u8]); 5] = [
+            ("trapping at its start", &trapping),
             ("truncated", &good[..good.len() / 2]),
             ("empty", &[]),
             ("text", b"not wasm"),
@@ -156,11 +150,11 @@ mod scenarios {
             world.wait_number("SELECT COUNT(*) FROM hapax_inbox WHERE status = 1", 2 + i64::try_from(refused)?).await?;
         }
         assert_eq!(world.number("SELECT COUNT(DISTINCT module) FROM hapax_inbox").await?, 1);
-        put(&world, &rebuilt(&guest("chaos")?)?)?;
+        put(&world, &rebuilt(&good, b"build"))?;
         host.wait_for_log(PATIENCE, "module swapped").await?;
         world.publish([effect("mended", &[])]).await?;
         world.wait_number("SELECT COUNT(*) FROM effects WHERE name = 'mended'", 1).await?;
-        assert_eq!(world.number("SELECT COUNT(*) FROM effects WHERE value = '1'").await?, 6);
+        assert_eq!(world.number("SELECT COUNT(*) FROM effects WHERE value = '1'").await?, 7);
         assert_eq!(world.number("SELECT COUNT(DISTINCT module) FROM hapax_inbox").await?, 2);
         Ok(())
     }

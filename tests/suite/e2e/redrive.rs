@@ -12,6 +12,7 @@ on_stages! {
     a_copy_says_what_it_is_of_and_carries_nothing_that_would_undo_it: [MariaDb, Postgres];
     a_copy_moved_back_reopens_its_dead_letter_once: [MariaDb, Postgres];
     a_copy_of_a_forgotten_dead_letter_is_a_dead_letter_itself: [MariaDb, Postgres];
+    a_copy_of_what_has_no_usable_id_changes_nothing: [MariaDb, Postgres];
 }
 
 mod scenarios {
@@ -296,6 +297,22 @@ mod scenarios {
         assert_eq!(world.number("SELECT COUNT(*) FROM hapax_parked").await?, 1);
         wait_dead_again(&world, 0, 1).await?;
         assert_eq!(world.number("SELECT COUNT(*) FROM hapax_inbox WHERE status = 1").await?, 2);
+        Ok(())
+    }
+
+    pub(super) async fn a_copy_of_what_has_no_usable_id_changes_nothing(world: World) -> TestResult {
+        let _host = world.host(copying()).await?;
+        let mut nameless = message("", insert("nameless"));
+        nameless.properties.message_id = None;
+        world.publish([nameless]).await?;
+        let copy = copies(&world, 1).await?.remove(0);
+        send_back(world.vhost(), &copy).await?;
+        world.publish([message("later", insert("later"))]).await?;
+        world.wait_number(HANDLED, 1).await?;
+        world.quiet().await?;
+        assert_eq!(world.dead("no-id").await?, 1, "SQL had it already");
+        assert_eq!(world.number("SELECT COUNT(*) FROM hapax_parked").await?, 1);
+        assert_eq!(world.vhost().queue(DEAD_QUEUE).await?.messages, 0, "and there is no further copy of it");
         Ok(())
     }
 

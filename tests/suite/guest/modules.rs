@@ -14,6 +14,7 @@ use hapax::guest::inspect::{GrantFinding, ImportStatus, NeededGrant};
 use hapax::guest::lane::LaneGuest;
 use hapax::guest::module::Module;
 use hapax::guest::swap::ModuleSlot;
+use hapax_tests::component::{self, rebuilt, section, with_core_module};
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
@@ -68,49 +69,12 @@ fn plain() -> Vec<u8> {
     fs::read(guest_path("plain")).unwrap()
 }
 
-/// A component that differs from `bytes` in a custom section only.
-fn variant(bytes: &[u8], number: u8) -> Vec<u8> {
-    let mut bytes = bytes.to_vec();
-    bytes.extend(section(0, &[1, b'n', number]));
-    bytes
-}
-
-/// The same component with another core module inside, which is instantiated with it.
-fn with_core_module(bytes: &[u8], module: &[u8]) -> Vec<u8> {
-    let index = u8::try_from(top_level_sections(bytes).filter(|id| *id == CORE_MODULE).count()).unwrap();
-    let mut bytes = bytes.to_vec();
-    bytes.extend(section(CORE_MODULE, module));
-    bytes.extend(section(CORE_INSTANCE, &[1, 0, index, 0]));
-    bytes
-}
-
-const CORE_MODULE: u8 = 1;
-const CORE_INSTANCE: u8 = 2;
-
-/// The ids of a component's sections.
-fn top_level_sections(bytes: &[u8]) -> impl Iterator<Item = u8> {
-    let mut rest = &bytes[EMPTY_COMPONENT.len()..];
-    std::iter::from_fn(move || {
-        let (id, after) = rest.split_first()?;
-        let length = after.iter().take_while(|byte| **byte & 0x80 != 0).count() + 1;
-        let size = after[..length].iter().rev().fold(0, |size, byte| size << 7 | usize::from(byte & 0x7f));
-        rest = &after[length + size..];
-        Some(*id)
-    })
-}
-
 /// A core module whose start function counts to 2^30, which takes about a second.
 fn slow_to_start() -> Vec<u8> {
-    let mut module = b"\0asm\x01\0\0\0".to_vec();
-    module.extend(section(1, &[1, 0x60, 0, 0]));
-    module.extend(section(3, &[1, 0]));
-    module.extend(section(8, &[0]));
     // (local i32) loop, local 0 + 1, tee, i32.const 2^30, i32.lt_u, br_if 0, end, end
     let mut body = vec![1, 1, 0x7f, 0x03, 0x40, 0x20, 0, 0x41, 1, 0x6a, 0x22, 0, 0x41];
     body.extend([0x80, 0x80, 0x80, 0x80, 0x04, 0x49, 0x0d, 0, 0x0b, 0x0b]);
-    let size = u8::try_from(body.len()).unwrap();
-    module.extend(section(10, &[&[1, size], body.as_slice()].concat()));
-    module
+    component::starting_with(&body)
 }
 
 /// A core module with a memory of 32 MiB.
@@ -118,20 +82,13 @@ fn large_from_the_start() -> Vec<u8> {
     [b"\0asm\x01\0\0\0".to_vec(), section(5, &[1, 0, 0x80, 0x04])].concat()
 }
 
-fn section(id: u8, payload: &[u8]) -> Vec<u8> {
-    assert!(payload.len() < 128, "one byte of LEB128");
-    [&[id, u8::try_from(payload.len()).unwrap()], payload].concat()
-}
-
 fn name(name: &str) -> Vec<u8> {
     [&[0, u8::try_from(name.len()).unwrap()], name.as_bytes()].concat()
 }
 
-const EMPTY_COMPONENT: &[u8] = b"\0asm\x0d\0\x01\0";
-
 /// A component that imports an empty instance under one name, and exports an empty one under another.
 fn importing_and_exporting(import: Option<&str>, export: &str) -> Vec<u8> {
-    let mut bytes = EMPTY_COMPONENT.to_vec();
+    let mut bytes = component::EMPTY.to_vec();
     if let Some(import) = import {
         bytes.extend(section(7, &[1, 0x42, 0]));
         bytes.extend(section(10, &[&[1], name(import).as_slice(), &[5, 0]].concat()));
@@ -151,7 +108,7 @@ async fn a_file_that_is_no_handler_is_refused_in_words() {
     assert!(matches!(error, LoadError::CoreModule { .. }) && text.contains("wasm-tools component new"), "{text}");
     assert!(matches!(folder.refused(b"").await.0, LoadError::NotWasm { .. }));
     assert!(matches!(folder.refused(b"#!/bin/sh").await.0, LoadError::NotWasm { .. }));
-    let (error, text) = folder.refused(EMPTY_COMPONENT).await;
+    let (error, text) = folder.refused(component::EMPTY).await;
     assert!(matches!(error, LoadError::MissingExport { .. }) && text.contains("it exports nothing"), "{text}");
 }
 
@@ -298,7 +255,7 @@ async fn a_swap_takes_the_good_and_leaves_the_bad() {
     tokio::time::sleep(Duration::from_millis(200)).await;
 
     // By renaming, as a deployment should.
-    fs::write(folder.path("new"), variant(&plain(), 1)).unwrap();
+    fs::write(folder.path("new"), rebuilt(&plain(), &[1])).unwrap();
     fs::rename(folder.path("new"), &path).unwrap();
     let second = next(&mut swaps).await.unwrap();
     assert_ne!(second, first);
@@ -315,7 +272,7 @@ async fn a_swap_takes_the_good_and_leaves_the_bad() {
     assert_eq!(slot.current().digest, second);
 
     // In place and slowly, as an editor or a copy does: no half of it is ever taken, nor reported.
-    let third = variant(&plain(), 2);
+    let third = rebuilt(&plain(), &[2]);
     let mut file = fs::File::create(&path).unwrap();
     for piece in third.chunks(third.len() / 4) {
         std::io::Write::write_all(&mut file, piece).unwrap();
@@ -387,7 +344,7 @@ async fn a_swap_that_failed_for_a_passing_reason_is_made_up_for() {
     });
     tokio::time::sleep(Duration::from_millis(200)).await;
     fs::remove_file(&ready).unwrap();
-    fs::write(folder.path("new"), variant(&plain(), 1)).unwrap();
+    fs::write(folder.path("new"), rebuilt(&plain(), &[1])).unwrap();
     fs::rename(folder.path("new"), &path).unwrap();
     let refused = next(&mut swaps).await.unwrap_err();
     assert!(refused.contains("the compiler failed"), "{refused}");
@@ -407,7 +364,7 @@ async fn an_attempt_in_flight_ends_on_the_module_it_started_on() {
     let mut guest = LaneGuest::new(Arc::clone(&slot), consumer(|_| {}));
     let swap = async {
         tokio::time::sleep(Duration::from_millis(50)).await;
-        fs::write(&path, variant(&plain(), 9)).unwrap();
+        fs::write(&path, rebuilt(&plain(), &[9])).unwrap();
         slot.reload().await.unwrap().expect("another module");
     };
     let call = guest.call(attempt(&json!([{"sleep-ms": 1500}])), Fake::default().boxed());

@@ -27,6 +27,7 @@ use super::values::{properties_from_amqp, short};
 use crate::broker::window::{Ack, Window};
 use crate::broker::{BrokerError, Delivery, QueueSpec, Settler, Subscription};
 use crate::message::{HeaderValue, Message};
+use crate::sabotage::{self, Step};
 
 /// How long acknowledgements wait behind an earlier delivery that is still open, for it to be settled and one frame to
 /// cover them all: told one by one they cost the broker twice the CPU (`make bench`). Lanes that work in parallel leave
@@ -519,6 +520,7 @@ impl Acknowledger {
         if !self.lost {
             let options = BasicAckOptions { multiple: ack.multiple };
             self.lost = matches!(self.channel.basic_ack(ack.tag, options).now_or_never(), Some(Err(_)));
+            sabotage::at(Step::Acknowledged);
         }
     }
 }

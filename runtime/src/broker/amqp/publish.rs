@@ -28,6 +28,7 @@ use super::link::{Link, Live};
 use super::returns::{Item, Known, match_returns};
 use super::values::{header_frame_size, properties_to_amqp, short};
 use crate::broker::{BrokerError, Outgoing, Published, Publisher};
+use crate::sabotage::{self, Step};
 
 /// Messages published before the first answer is awaited.
 const GROUP_MESSAGES: usize = 1000;
@@ -339,6 +340,7 @@ async fn drive(
             Poll::Pending => None,
         });
     }
+    sabotage::at(Step::Published);
     let started = Instant::now();
     let gave_up = tokio::select! {
         failure = await_answers(&mut confirming, &mut results, publishing.timeout.min(STALL)) => failure,

@@ -21,6 +21,7 @@ use super::super::state::State;
 use super::super::verdict::size;
 use crate::ledger::database::{DbError, DbErrorKind};
 use crate::ledger::value::{Param, RowLimits};
+use crate::sabotage::{self, Breach};
 
 /// How much longer than its limit a statement may take before its connection is given up here. The database stops it, and
 /// leaves the connection usable; where it does not, its driver gives up some seconds later. This is for a driver that hangs.
@@ -148,7 +149,7 @@ impl SqlHost {
     /// Ends it.
     pub(crate) fn finish(&mut self) -> SqlReport {
         let Used { failure, touched, .. } = std::mem::take(&mut self.used);
-        SqlReport { failure, touched }
+        SqlReport { failure: failure.filter(|_| !sabotage::broken(Breach::StatementAfterError)), touched }
     }
 
     /// Charges a statement to the attempt, and checks it.
@@ -164,7 +165,16 @@ impl SqlHost {
             let message = format!("the statement has {has} bytes; {limit} are allowed. Pass data as parameters");
             return Err(SqlFailure::too_large(message));
         }
-        Ok(self.consumer.guard.check(statement)?)
+        match self.consumer.guard.check(statement) {
+            Err(_) if sabotage::broken(Breach::SqlUnguarded) => Ok(Arc::new(Checked {
+                sql: statement.to_owned(),
+                parameters: 0,
+                order: Vec::new(),
+                kind: Kind::Write,
+                returns_rows: false,
+            })),
+            checked => Ok(checked?),
+        }
     }
 
     /// Notes that a statement is about to be sent. A read leaves nothing behind; the guard calls it a write otherwise.
@@ -259,7 +269,7 @@ impl SqlHost {
 
     /// Refuses everything after the first error.
     fn poisoned(&self) -> Option<Error> {
-        let first = self.used.failure.as_ref()?;
+        let first = self.used.failure.as_ref().filter(|_| !sabotage::broken(Breach::StatementAfterError))?;
         let message = format!("not sent, because an earlier call of this attempt failed: {}", first.message());
         Some(Error { kind: ErrorKind::Poisoned, code: None, constraint: None, message })
     }

@@ -13,6 +13,7 @@ use crate::ledger::database::{Connection, DbError};
 use crate::ledger::statements::Args;
 use crate::ledger::value::{ResultSet, Value};
 use crate::ledger::{Ledger, Reader, STATEMENT_ROWS, all_moved, execute, own_transaction, query};
+use crate::sabotage::{self, Breach};
 
 /// At most about this many bytes of bodies travel in one statement, far below any server's packet limit.
 const STATEMENT_BYTES: usize = 4 << 20;
@@ -249,6 +250,9 @@ impl Ledger {
                     .blobs("row_id", ids.iter().cloned());
                 // Fewer, where some have been rescued in the meantime.
                 execute(connection, &self.statements.give_back, args).await?;
+            }
+            if sabotage::broken(Breach::ShutdownCounted) {
+                connection.execute("UPDATE hapax_parked SET attempts = attempts + 1 WHERE state = 1", &[]).await?;
             }
             Ok(())
         })

@@ -25,10 +25,10 @@ use crate::extra::Run;
 use crate::fleet::CONSUMER;
 use crate::report::{Row, Section};
 use crate::stats::median;
-use crate::usage::resident_memory;
 use crate::variant::Handler;
 use crate::worker::QUEUE;
 use crate::workload::{Order, Shape, orders};
+use hapax_tests::usage::resident_memory;
 use memory_sql::MemorySql;
 
 /// The row that the targets are about, and its figure.

@@ -3,30 +3,49 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
-use hapax_tests::descendants;
+
+use crate::tree::descendants;
 
 /// CPU time of a process and its descendants, in microseconds.
-pub(crate) fn cpu_micros(pid: u32) -> Result<u64> {
+///
+/// # Errors
+/// Where there is no /proc.
+pub fn cpu_micros(pid: u32) -> Result<u64> {
     // Of children that have ended, only those who waited for them know.
     let ticks: u64 = family(pid)?.filter_map(ticks).sum();
     Ok(ticks * 1_000_000 / rustix::param::clock_ticks_per_second())
 }
 
 /// Peak resident memory of a process and its living descendants, added up, in bytes.
-pub(crate) fn peak_memory(pid: u32) -> Result<u64> {
+///
+/// # Errors
+/// Where there is no /proc.
+pub fn peak_memory(pid: u32) -> Result<u64> {
     // One that has ended in the meantime has none.
     Ok(family(pid)?.filter_map(|pid| status_bytes(pid, "VmHWM:")).sum())
 }
 
 /// A process and its descendants.
 fn family(pid: u32) -> Result<impl Iterator<Item = u32>> {
-    std::fs::metadata("/proc/self/stat").context("the bench reads CPU times from /proc, so it runs on Linux")?;
+    std::fs::metadata("/proc/self/stat").context("CPU time and memory are read from /proc, on Linux")?;
     Ok(std::iter::once(pid).chain(descendants(pid)))
 }
 
 /// Resident memory of a process alone, in bytes.
-pub(crate) fn resident_memory(pid: u32) -> Result<u64> {
+///
+/// # Errors
+/// When there is no such process, or no /proc.
+pub fn resident_memory(pid: u32) -> Result<u64> {
     status_bytes(pid, "VmRSS:").with_context(|| format!("process {pid} has no memory"))
+}
+
+/// How many files, sockets and pipes a process has open.
+///
+/// # Errors
+/// When there is no such process, or no /proc.
+pub fn descriptors(pid: u32) -> Result<usize> {
+    let folder = format!("/proc/{pid}/fd");
+    Ok(std::fs::read_dir(&folder).with_context(|| format!("looking into {folder}"))?.count())
 }
 
 /// A size in /proc/PID/status.
@@ -37,7 +56,10 @@ fn status_bytes(pid: u32, field: &str) -> Option<u64> {
 }
 
 /// Refuses a folder in memory: what is written there is never synced to anything.
-pub(crate) fn on_disk(folder: &Path) -> Result<()> {
+///
+/// # Errors
+/// When it is in memory, or nobody knows.
+pub fn on_disk(folder: &Path) -> Result<()> {
     const TMPFS: i64 = 0x0102_1994;
     const RAMFS: i64 = 0x8584_58f6;
     let kind = rustix::fs::statfs(folder).with_context(|| format!("asking about {}", folder.display()))?.f_type;
