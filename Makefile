@@ -11,7 +11,7 @@ export HAPAX_TOOLCHAINS := $(TARGET)/toolchains
 DEMO_FLAGS := $(if $(SERVERS),--servers) $(if $(DATABASE),--database $(DATABASE))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test servers bench build guests rust-guests fmt lint doc clean
+.PHONY: help demo test servers bench torture build guests rust-guests fmt lint doc clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -19,6 +19,7 @@ help: ## Show this list
 	@echo "  make demo SERVERS=1 [DATABASE=postgres]        the demo on servers, started for it"
 	@echo "  make servers [DATABASE=mariadb|postgres|both]  which database server to start"
 	@echo "  make bench QUICK=1                             with a tenth of the messages"
+	@echo "  make torture SECONDS=600 SEED=7 DATABASE=mariadb|postgres|sqlite BROKER=amqp|embedded"
 
 demo: ## Watch thousands of orders, many of them duplicates, each take effect once
 	$(if $(filter-out sqlite,$(DATABASE)),$(if $(SERVERS),,$(error DATABASE=$(DATABASE) needs a server: make demo SERVERS=1 DATABASE=$(DATABASE))))
@@ -47,6 +48,16 @@ bench: $(GUESTS)/stock_python.wasm $(GUESTS)/stock_typescript.wasm ## Measure Ha
 	CARGO_PROFILE_RELEASE_LTO=true cargo build --release --target wasm32-wasip2 -p stock
 	cargo build --release -p hapax -p hapax-bench
 	$(TARGET)/release/hapax-bench $(if $(QUICK),--quick --json $(TARGET)/bench.json --page $(TARGET)/RESULTS.md,--json tests/bench/results.json --page tests/bench/RESULTS.md)
+
+# SECONDS of raging (60), then mending and judging; SEED makes the same faults; BREACH=NAME breaks an invariant on purpose.
+# Apart from the other binaries: the hosts here can be sabotaged.
+SECONDS ?= 60
+BROKER ?= amqp
+torture: ## Torture hosts and servers, and see whether every message takes effect once
+	@tests/setup.sh rust servers
+	cargo build --release --target wasm32-wasip2 -p chaos
+	cargo build --release -p hapax-torture
+	$(TARGET)/release/hapax-torture --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) --database $(or $(DATABASE),postgres) --broker $(BROKER) $(if $(BREACH),--breach $(BREACH))
 
 build: ## Build the hapax binary, optimised
 	@tests/setup.sh rust

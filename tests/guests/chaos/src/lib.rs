@@ -17,6 +17,7 @@
 //! | `{"flood-outbox": n}` | publishes n tiny messages to the default exchange, routing key `flood`, until one is refused, and fails with that refusal |
 //! | `{"fail": {"code", "message", "detail", "advice": "policy" \| "never" \| {"after-ms": n}}}` | returns that failure |
 //! | `{"fail-until-attempt": n}` | fails by policy (code `not-yet`) on attempts before n |
+//! | `{"until-attempt": n, "do": [step, …]}` | runs those steps on attempts before n |
 //! | `{"panic": "text"}` | panics |
 //! | `{"exit": n}` | `std::process::exit` |
 //! | `{"loop": true}` | spins in wasm for ever |

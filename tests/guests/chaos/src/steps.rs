@@ -56,6 +56,8 @@ impl Run {
             "flood-outbox" => self.flood(value),
             "fail" => Err(commanded(value)),
             "fail-until-attempt" => self.fail_until(value),
+            "until-attempt" if u64::from(context::attempt()) < value.as_u64().unwrap_or(0) => self.all(&step["do"]),
+            "until-attempt" => Ok(()),
             "ignore-error" => {
                 self.error = self.one(value).err();
                 Ok(())
@@ -277,6 +279,7 @@ const KEYS: &[&str] = &[
     "flood-outbox",
     "fail",
     "fail-until-attempt",
+    "until-attempt",
     "ignore-error",
     "garbage",
     "print",

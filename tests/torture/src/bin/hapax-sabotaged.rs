@@ -1,0 +1,7 @@
+//! The `hapax` binary, able to be sabotaged (see `hapax::sabotage`).
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    hapax::cli::main()
+}

@@ -1,0 +1,99 @@
+//! The torture: hosts on private servers handle orders that come twice, fail, trap and hang, while a nemesis kills,
+//! freezes, cuts and floods everything. Then a judge who trusts nobody reads the books.
+//!
+//! `make torture` runs it; see `tests/torture/RESULTS.md` for what it has been through.
+
+mod aftermath;
+mod books;
+mod checker;
+mod fleet;
+mod nemesis;
+mod order;
+mod producer;
+mod report;
+mod run;
+mod soak;
+mod stage;
+mod wire;
+mod witness;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use clap::Parser;
+use hapax::sabotage::Breach;
+
+use run::Task;
+use stage::{BrokerKind, DatabaseKind};
+
+/// Torture Hapax, and see whether every message takes effect once
+#[derive(Debug, Parser)]
+struct Cli {
+    /// How long the nemesis rages; mending and judging come on top
+    #[arg(long, value_name = "N", default_value_t = 60)]
+    seconds: u64,
+    /// The same seed draws the same orders and faults; by default one by chance
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    #[arg(long, value_enum, default_value_t = DatabaseKind::Postgres)]
+    database: DatabaseKind,
+    #[arg(long, value_enum, default_value_t = BrokerKind::Amqp)]
+    broker: BrokerKind,
+    /// Hosts on the same queues; a file has one
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    hosts: usize,
+    /// Orders a second at most; by default as many as are handled
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    rate: Option<u32>,
+    /// Spare the first host, strike seldom, and watch what that host uses
+    #[arg(long)]
+    soak: bool,
+    /// Break an invariant on purpose: then the run must fail, or it proves nothing
+    #[arg(long, value_name = "NAME", value_parser = breach)]
+    breach: Option<Breach>,
+    /// Where the result goes as JSON, on one line, after those that are there
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+fn breach(name: &str) -> Result<Breach, String> {
+    let names: Vec<&str> = Breach::ALL.iter().map(|breach| breach.name()).collect();
+    Breach::of(name).ok_or_else(|| format!("it is one of {}", names.join(", ")))
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    // What its own clients meet is what it does to them.
+    let own = tracing_subscriber::EnvFilter::new("off,hapax_torture=info");
+    tracing_subscriber::fmt().with_target(false).with_env_filter(own).with_writer(std::io::stderr).init();
+    match torture(Cli::parse()).await {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:?}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// 0 for a clean run, 1 for violations.
+async fn torture(cli: Cli) -> Result<ExitCode> {
+    let task = Task {
+        seed: cli.seed.unwrap_or_else(rand::random),
+        time: Duration::from_secs(cli.seconds),
+        database: cli.database,
+        broker: cli.broker,
+        hosts: cli.hosts.max(1),
+        breach: cli.breach,
+        rate: cli.rate,
+        soak: cli.soak,
+    };
+    println!("seed {}: {:?}, {:?}, {} s", task.seed, task.database, task.broker, cli.seconds);
+    let verdict = run::run(task).await.with_context(|| format!("seed {}", task.seed))?;
+    print!("{}", report::text(&task, &verdict));
+    if let Some(path) = cli.json {
+        report::append(&path, &task, &verdict)?;
+    }
+    Ok(if verdict.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

@@ -1,0 +1,219 @@
+//! One run: hosts and producer on one side, the nemesis on the other; then everything is mended, and judged.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use hapax::sabotage::{Breach, Step};
+
+use crate::checker::{Violation, check};
+use crate::fleet::{Host, Trap};
+use crate::nemesis::{Nemesis, START_LIMIT, Tally};
+use crate::order::Order;
+use crate::producer::{Producer, Progress, Sent};
+use crate::soak::Soak;
+use crate::stage::{BrokerKind, DatabaseKind, ORDERED, Stage, TOLD};
+use crate::witness::Witness;
+
+/// How long nothing may change before a run counts as stuck.
+const STUCK: Duration = Duration::from_secs(60);
+
+/// How long it may take until all is done, whatever changes.
+const REST_LIMIT: Duration = Duration::from_secs(300);
+
+/// How often it is looked whether all is done.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// Messages whose history is printed.
+const HISTORIES: usize = 10;
+
+/// What is to be done.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Task {
+    pub(crate) seed: u64,
+    pub(crate) time: Duration,
+    pub(crate) database: DatabaseKind,
+    pub(crate) broker: BrokerKind,
+    pub(crate) hosts: usize,
+    pub(crate) breach: Option<Breach>,
+    /// Orders a second at most.
+    pub(crate) rate: Option<u32>,
+    /// See [`Soak`].
+    pub(crate) soak: bool,
+}
+
+/// What came of it.
+pub(crate) struct Verdict {
+    pub(crate) servers: String,
+    pub(crate) orders: u64,
+    pub(crate) copies: u64,
+    pub(crate) tally: Tally,
+    pub(crate) violations: Vec<Violation>,
+    /// What a soak has measured.
+    pub(crate) soak: Option<String>,
+    /// Of the first of them.
+    pub(crate) histories: Vec<String>,
+}
+
+/// Tortures, and judges.
+///
+/// # Errors
+/// When servers or hosts cannot be started.
+pub(crate) async fn run(task: Task) -> Result<Verdict> {
+    let (mut nemesis, producer) = set_up(&task).await?;
+    let servers = nemesis.stage.describe();
+    let witness = nemesis.stage.redis.is_some().then(|| Witness::of(&nemesis.stage.lock_url)).transpose()?;
+    let mut violations = Vec::new();
+    let mut say = |what: String| violations.push(Violation { message: None, what });
+
+    let until = Instant::now() + task.time;
+    let publishing = tokio::spawn({
+        let producer = producer.clone();
+        async move { producer.run(until).await }
+    });
+    let soaking = match nemesis.hosts[0].pid().filter(|_| task.soak) {
+        Some(pid) => Some((tokio::spawn(soak(Soak::begin(pid)?, pid, until)), pid)),
+        None => None,
+    };
+    if let Err(error) = nemesis.rage(until).await {
+        say(format!("{error:#}"));
+    }
+    let mut sent = publishing.await.context("the producer panicked")?;
+
+    nemesis.heal().await?;
+    if let Err(stuck) = come_to_rest(&mut nemesis, &producer, &mut sent).await {
+        say(format!("stuck: {stuck:#}"));
+    }
+    producer.broker.close().await;
+    let mut soaked = None;
+    if let Some((measuring, pid)) = soaking {
+        let (words, found) = measuring.await.context("the measuring panicked")??.judge(pid)?;
+        found.into_iter().for_each(|found| say(found.what));
+        soaked = Some(words);
+    }
+    crate::aftermath::look(&mut nemesis).await?.into_iter().for_each(|found| say(found.what));
+    witness.iter().flat_map(Witness::found).for_each(say);
+    violations.extend(check(&sent.orders, &nemesis.stage.reader.books().await?));
+
+    let histories = histories(&nemesis, &sent.orders, &violations).await?;
+    let (orders, copies, tally) = (sent.orders.len() as u64, sent.copies, nemesis.tally.clone());
+    Ok(Verdict { servers, orders, copies, tally, violations, soak: soaked, histories })
+}
+
+/// Servers, hosts that consume, and a producer.
+async fn set_up(task: &Task) -> Result<(Nemesis, Arc<Producer>)> {
+    let stage = Stage::start(task.database, task.broker).await?;
+    let is_file = task.database == DatabaseKind::Sqlite || task.broker == BrokerKind::Embedded;
+    let mut hosts = Vec::new();
+    // A file has one host.
+    for number in 1..=if is_file { 1 } else { task.hosts } {
+        hosts.push(Host::new(&stage, &format!("host-{number}"), task.breach).await?);
+    }
+    first_start(&mut hosts).await?;
+    let progress = Arc::<Progress>::default();
+    let (broker, reader) = (stage.broker().await?, stage.reader.clone());
+    let producer = Producer { broker, reader, seed: task.seed, rate: task.rate, progress: progress.clone() };
+    let kinds = (task.database, task.broker);
+    Ok((Nemesis::new(stage, hosts, task.seed, kinds, task.soak, progress)?, Arc::new(producer)))
+}
+
+/// Waits until nothing waits any more; then publishes what is to come again at the end, and waits again.
+async fn come_to_rest(nemesis: &mut Nemesis, producer: &Producer, sent: &mut Sent) -> Result<()> {
+    settle(nemesis, sent).await?;
+    producer.repeat(sent).await;
+    settle(nemesis, sent).await
+}
+
+/// Measures until the time is over.
+async fn soak(mut soak: Soak, pid: u32, until: Instant) -> Result<Soak> {
+    while Instant::now() < until {
+        soak.measure(pid)?;
+        tokio::time::sleep(crate::soak::EVERY).await;
+    }
+    Ok(soak)
+}
+
+/// The first host dies once while it makes the tables.
+async fn first_start(hosts: &mut [Host]) -> Result<()> {
+    let first = hosts.first_mut().context("no hosts")?;
+    first.start(Some(Trap::Kill(Step::Migrating, 1)))?;
+    anyhow::ensure!(first.dies(START_LIMIT).await?, "the first host did not make the tables");
+    for host in hosts {
+        host.start(None)?;
+        host.wait_consuming(START_LIMIT).await?;
+    }
+    Ok(())
+}
+
+/// Waits until nothing waits any more; an error if nothing changes for a long time before that.
+async fn settle(nemesis: &mut Nemesis, sent: &Sent) -> Result<()> {
+    let began = Instant::now();
+    let (mut before, mut changed) = (String::new(), Instant::now());
+    loop {
+        let (done, now) = match progress(nemesis, sent).await {
+            Ok(found) => found,
+            Err(error) => (false, format!("{error:#}")),
+        };
+        if done {
+            return Ok(());
+        }
+        if now != before {
+            (before, changed) = (now, Instant::now());
+        }
+        if changed.elapsed() > STUCK {
+            let logs: Vec<String> = nemesis.hosts.iter().map(Host::log_tail).collect();
+            anyhow::bail!("nothing changed for {STUCK:?}: {before}\n{}", logs.join("\n"));
+        }
+        anyhow::ensure!(began.elapsed() < REST_LIMIT, "it does not come to rest: {before}");
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Whether all is done, and how far it is.
+async fn progress(nemesis: &Nemesis, sent: &Sent) -> Result<(bool, String)> {
+    let (reader, mut done, mut said) = (&nemesis.stage.reader, true, Vec::new());
+    let named = i64::try_from(sent.named)?;
+    let told = sent.orders.iter().filter(|order| order.tells()).count() * ORDERED.len();
+    let mut ask = async |what: &str, expression: &str, rest: &str, wanted: i64| {
+        let found = reader.number(expression, rest).await?;
+        done &= found == wanted;
+        said.push(format!("{what} {found} of {wanted}"));
+        anyhow::Ok(())
+    };
+    for consumer in ORDERED {
+        let rest = format!("FROM hapax_inbox WHERE consumer = '{consumer}' AND updated_at > 0");
+        ask(&format!("{consumer} knows"), "COUNT(*)", &rest, named).await?;
+    }
+    let told = i64::try_from(told)?;
+    ask("told effects", "COUNT(*)", &format!("FROM effects WHERE consumer = '{TOLD}'"), told).await?;
+    ask("parked rows", "COUNT(*)", "FROM hapax_parked WHERE state < 4", 0).await?;
+    ask("outbox rows", "COUNT(*)", "FROM hapax_outbox", 0).await?;
+    // What changes while retries go on.
+    let attempts = reader.number("COALESCE(SUM(attempts + crashes + generation), 0)", "FROM hapax_parked").await?;
+    said.push(format!("attempts {attempts}"));
+    if let Some(vhost) = &nemesis.stage.vhost {
+        for queue in [ORDERED[0], ORDERED[1], TOLD] {
+            let state = vhost.queue(queue).await?;
+            done &= state.messages == 0;
+            said.push(format!("{queue}: {} ready, {} unacknowledged", state.ready, state.unacknowledged));
+        }
+    }
+    Ok((done, said.join("; ")))
+}
+
+/// What is known of the messages that something is wrong with.
+async fn histories(nemesis: &Nemesis, orders: &[Order], violations: &[Violation]) -> Result<Vec<String>> {
+    let mut told = Vec::new();
+    let mut messages: Vec<&str> = violations.iter().filter_map(|violation| violation.message.as_deref()).collect();
+    messages.dedup();
+    for id in messages.into_iter().take(HISTORIES) {
+        let order = orders.iter().find(|order| order.id() == id);
+        let what = order.map_or("no order".to_owned(), |order| format!("{:?}, {:?}", order.kind, order.repeats));
+        let mut text = format!("  {id} ({what})\n{}", nemesis.stage.reader.history(id).await?);
+        for line in nemesis.hosts.iter().flat_map(|host| host.lines_about(id)) {
+            text.push_str(&format!("    {line}\n"));
+        }
+        told.push(text);
+    }
+    Ok(told)
+}
