@@ -12,6 +12,10 @@ use crate::nemesis::Nemesis;
 /// How long anything may be left: longer than a lease, a sweep and an idle look.
 const LIMIT: Duration = Duration::from_secs(15);
 
+/// How long it waits between two looks at transactions: InnoDB shows what it showed last as long as somebody looks more
+/// often than every 100 ms.
+const LOOK: Duration = Duration::from_millis(250);
+
 /// Looks, and stops the hosts.
 ///
 /// # Errors
@@ -33,16 +37,28 @@ pub(crate) async fn look(nemesis: &mut Nemesis) -> Result<Vec<Violation>> {
     Ok(found)
 }
 
-/// No transaction is open, so no row is locked.
+/// No transaction is open that has locked or changed something.
 async fn no_transactions(reader: &Reader) -> Result<()> {
-    let rest = match reader {
+    let open = match reader {
         Reader::Postgres(_) => {
-            "FROM pg_stat_activity WHERE datname = current_database() AND xact_start IS NOT NULL AND pid <> pg_backend_pid()"
+            "SELECT concat_ws(' ', pid, state, xact_start, query) FROM pg_stat_activity \
+             WHERE datname = current_database() AND xact_start IS NOT NULL AND pid <> pg_backend_pid()"
         }
-        Reader::MariaDb(_) => "FROM information_schema.innodb_trx WHERE trx_rows_locked > 0",
+        Reader::MariaDb(_) => {
+            "SELECT CONCAT_WS(' ', trx_mysql_thread_id, trx_state, trx_started, trx_rows_locked, trx_rows_modified, \
+             trx_tables_locked, p.host, p.time, p.info) FROM information_schema.innodb_trx \
+             LEFT JOIN information_schema.processlist p ON p.id = trx_mysql_thread_id \
+             WHERE trx_rows_locked > 0 OR trx_rows_modified > 0"
+        }
         Reader::Sqlite(_) => return Ok(()),
     };
-    none_left("open transactions", async || reader.number("COUNT(*)", rest).await).await
+    wait_for(LIMIT, "every transaction to end", async || {
+        tokio::time::sleep(LOOK).await;
+        let open: Vec<String> = reader.rows(open).await?.into_iter().flatten().flatten().collect();
+        ensure!(open.is_empty(), "open transactions: {}", open.join("; "));
+        Ok(())
+    })
+    .await
 }
 
 /// No message is locked.

@@ -146,7 +146,10 @@ impl Nemesis {
         macro_rules! hold {
             ($pool:expr) => {{
                 let mut transaction = $pool.begin().await?;
-                sqlx::query(HOLD).execute(&mut *transaction).await?;
+                // It may lose against handlers: then it holds nothing.
+                if sqlx::query(HOLD).execute(&mut *transaction).await.is_err() {
+                    return Ok(Felt::No);
+                }
                 tokio::time::sleep(time).await;
                 let waiting = self.waiting_sessions().await?;
                 transaction.rollback().await?;
