@@ -141,6 +141,10 @@ async fn first_start(hosts: &mut [Host]) -> Result<()> {
     for host in hosts {
         host.start(None)?;
         host.wait_consuming(START_LIMIT).await?;
+        // Each consumer makes its own queue on the embedded broker, which takes nothing for a queue that is not there yet.
+        let all = ORDERED.len() + 1;
+        let consuming = async || host.said("hapax::consumer: consuming") >= all;
+        hapax_tests::wait_until(START_LIMIT, "every consumer to consume", consuming).await?;
     }
     Ok(())
 }
