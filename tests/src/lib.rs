@@ -30,6 +30,7 @@ pub mod component;
 mod guard;
 pub mod proc;
 pub mod proxy;
+pub mod relay;
 mod result;
 pub mod servers;
 mod tree;
@@ -38,5 +39,5 @@ pub mod vhost;
 mod wait;
 
 pub use result::{TestFailure, TestResult};
-pub use tree::descendants;
+pub use tree::{descendants, is_stopped};
 pub use wait::{wait_for, wait_until};

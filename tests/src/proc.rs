@@ -19,6 +19,8 @@ use crate::tree;
 const TAIL_LINES: usize = 40;
 /// Longest wait for a process to be gone after SIGKILL.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
+/// What a host says when it is subscribed to a queue, as text and as JSON.
+const CONSUMING: &[&str] = &["hapax::consumer: consuming", r#""message":"consuming""#];
 
 /// The `hapax` binary: `HAPAX_BIN`, or the one that was built beside this test.
 ///
@@ -347,7 +349,13 @@ impl Process {
     /// # Errors
     /// As [`Process::wait_for_log`].
     pub async fn wait_consuming(&mut self, limit: Duration) -> Result<()> {
-        self.wait_for_any(limit, &["hapax::consumer: consuming", r#""message":"consuming""#]).await
+        self.wait_for_any(limit, CONSUMING).await
+    }
+
+    /// How often it has said that it is subscribed to a queue.
+    pub fn subscriptions(&self) -> usize {
+        let log = self.log();
+        CONSUMING.iter().map(|words| log.matches(words).count()).sum()
     }
 
     async fn wait_for_any(&mut self, limit: Duration, needles: &[&str]) -> Result<()> {

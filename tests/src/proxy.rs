@@ -1,15 +1,14 @@
 //! A TCP relay between a host and one of its servers, which counts round trips, and loses what a test says.
 
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{TcpListener, TcpStream};
-use tokio_util::task::AbortOnDropHandle;
-use url::Url;
+
+use crate::relay::Relay;
 
 /// Which part of an exchange is lost when a connection is cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,29 +42,22 @@ struct Orders {
     trips: usize,
 }
 
-/// A relay on a loopback port of its own; it ends with this value, and its connections with it.
+/// A relay to one server; it ends with this value, and its connections with it.
 pub struct Proxy {
-    address: SocketAddr,
+    relay: Relay,
     orders: Arc<Mutex<Orders>>,
-    _relay: AbortOnDropHandle<()>,
 }
 
 impl Proxy {
     /// Relays to the host and port of a server's URL.
     ///
     /// # Errors
-    /// When the URL has no host and port, or no loopback port is free.
+    /// As [`Relay::to`].
     pub async fn to(url: &str) -> Result<Self> {
-        let url = Url::parse(url)?;
-        let server = (
-            url.host_str().context("the server's URL has no host")?.to_owned(),
-            url.port().context("the server's URL has no port")?,
-        );
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
-        let address = listener.local_addr()?;
         let orders = Arc::new(Mutex::new(Orders::default()));
-        let relay = tokio::spawn(accept(listener, server, orders.clone()));
-        Ok(Self { address, orders, _relay: AbortOnDropHandle::new(relay) })
+        let given = orders.clone();
+        let relay = Relay::to(url, move |client, server| relay(client, server, given.clone())).await?;
+        Ok(Self { relay, orders })
     }
 
     /// The same URL, through this relay.
@@ -73,10 +65,7 @@ impl Proxy {
     /// # Errors
     /// When it is no URL with a host and a port.
     pub fn through(&self, url: &str) -> Result<String> {
-        let mut url = Url::parse(url)?;
-        url.set_host(Some(&self.address.ip().to_string())).context("the URL cannot have a host")?;
-        url.set_port(Some(self.address.port())).ok().context("the URL cannot have a port")?;
-        Ok(url.into())
+        self.relay.through(url)
     }
 
     /// Cuts one connection: the first through which the client sends `at`, having sent `after` earlier.
@@ -114,18 +103,6 @@ impl Proxy {
 
 fn lock(orders: &Mutex<Orders>) -> MutexGuard<'_, Orders> {
     orders.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-async fn accept(listener: TcpListener, server: (String, u16), orders: Arc<Mutex<Orders>>) {
-    let mut connections = tokio::task::JoinSet::new();
-    while let Ok((client, _)) = listener.accept().await {
-        let (server, orders) = (server.clone(), orders.clone());
-        connections.spawn(async move {
-            // Either side may go away at any time: that ends the other.
-            let _ = relay(client, server, orders).await;
-        });
-        while connections.try_join_next().is_some() {}
-    }
 }
 
 async fn relay(client: TcpStream, server: (String, u16), orders: Arc<Mutex<Orders>>) -> std::io::Result<()> {

@@ -38,15 +38,18 @@ pub fn descendants(pid: u32) -> Vec<u32> {
 /// Does `pid` exist and run? A zombie does not.
 pub fn alive(pid: u32) -> bool {
     match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
-        Ok(stat) => {
-            !matches!(after_name(&stat).and_then(|rest| rest.split_whitespace().next()), Some("Z" | "X") | None)
-        }
+        Ok(stat) => !matches!(state(&stat), Some("Z" | "X") | None),
         Err(_) if has_proc() => false,
         Err(_) => i32::try_from(pid)
             .ok()
             .and_then(Pid::from_raw)
             .is_some_and(|pid| rustix::process::test_kill_process(pid).is_ok()),
     }
+}
+
+/// True for a process that a signal has stopped. Where there is no /proc nobody knows.
+pub fn is_stopped(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| state(&stat) == Some("T"))
 }
 
 /// Waits until none of `pids` runs; false when some still do after `limit`.
@@ -89,8 +92,13 @@ fn parents() -> Vec<(u32, u32)> {
         .collect()
 }
 
+/// One letter for what a process is at: "R", "S", "T", "Z", ….
+fn state(stat: &str) -> Option<&str> {
+    after_name(stat)?.split_whitespace().next()
+}
+
 /// The fields of /proc/PID/stat after the name, which may hold spaces and parentheses: state, parent, …
-fn after_name(stat: &str) -> Option<&str> {
+pub(crate) fn after_name(stat: &str) -> Option<&str> {
     stat.rsplit_once(')').map(|(_, rest)| rest)
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::tree::descendants;
+use crate::tree::{after_name, descendants};
 
 /// CPU time of a process and its descendants, in microseconds.
 ///
@@ -77,8 +77,7 @@ fn ticks(pid: u32) -> Option<u64> {
 /// See proc_pid_stat(5): the name in parentheses may hold anything; 14 to 17 are times in ticks, own and of children
 /// waited for.
 fn parse_ticks(stat: &str) -> Option<u64> {
-    let (_, rest) = stat.rsplit_once(')')?;
-    let fields: Vec<&str> = rest.split_whitespace().collect();
+    let fields: Vec<&str> = after_name(stat)?.split_whitespace().collect();
     (14..=17).map(|field| fields.get(field - 3)?.parse::<u64>().ok()).sum()
 }
 

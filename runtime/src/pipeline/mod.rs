@@ -416,8 +416,7 @@ impl Pipeline {
             }
             match (&member.origin, &disposition) {
                 (Origin::Delivery { .. }, Disposition::GiveBack) => report.returned.push(member),
-                (Origin::Delivery { link, tag }, _) => report.acknowledge.push((link.clone(), *tag)),
-                (Origin::Parked { .. }, _) => {}
+                _ => report.acknowledge.extend(member.tag()),
             }
         }
         done.stopped

@@ -1,5 +1,6 @@
 //! The hosts under torture: started, killed, frozen, stopped; and what they have logged, whatever became of them.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -7,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use hapax::sabotage::{Breach, Step};
+use hapax_tests::is_stopped;
 use hapax_tests::proc::{Launch, Process};
 
 use crate::stage::{Stage, Wires};
@@ -77,19 +79,20 @@ impl Host {
         }
         self.bury()?;
         self.lives += 1;
-        let mut launch = self.launch(["run".into(), "-c".into(), self.config.clone().into_os_string()])?;
-        if let Some(trap) = trap {
-            launch = launch.env("HAPAX_SABOTAGE", trap.order());
+        let mut launch = self.launch(&["run"], trap)?;
+        if let Some(breach) = self.breach {
+            launch = launch.env("HAPAX_BREACH", breach.name());
         }
         self.process = Some(launch.name(&format!("{}, life {}", self.name, self.lives)).start()?);
         Ok(())
     }
 
-    /// The binary that can be sabotaged, which lies beside this program.
-    fn launch<const N: usize>(&self, args: [std::ffi::OsString; N]) -> Result<Launch> {
-        let launch = Launch::program(binary()?, args);
-        Ok(match self.breach {
-            Some(breach) => launch.env("HAPAX_BREACH", breach.name()),
+    /// A command of the binary with this host's config.
+    fn launch(&self, args: &[&str], trap: Option<Trap>) -> Result<Launch> {
+        let config = ["-c".into(), self.config.clone().into_os_string()];
+        let launch = Launch::program(binary()?, args.iter().map(OsString::from).chain(config));
+        Ok(match trap {
+            Some(trap) => launch.env("HAPAX_SABOTAGE", trap.order()),
             None => launch,
         })
     }
@@ -99,13 +102,7 @@ impl Host {
     /// # Errors
     /// When it cannot be started, or does not end in time.
     pub(crate) async fn command(&self, args: &[&str], trap: Option<Trap>, limit: Duration) -> Result<(bool, String)> {
-        let mut all: Vec<std::ffi::OsString> = args.iter().map(std::ffi::OsString::from).collect();
-        all.extend(["-c".into(), self.config.clone().into_os_string()]);
-        let mut launch = Launch::program(binary()?, all);
-        if let Some(trap) = trap {
-            launch = launch.env("HAPAX_SABOTAGE", trap.order());
-        }
-        let mut process = launch.name(args.first().copied().unwrap_or("hapax")).start()?;
+        let mut process = self.launch(args, trap)?.name(args.first().copied().unwrap_or("hapax")).start()?;
         let status = process.wait(limit).await?;
         Ok((status.success(), process.log()))
     }
@@ -204,6 +201,11 @@ impl Host {
         self.bury()
     }
 
+    /// How often it has subscribed to a queue in its present life.
+    pub(crate) fn subscriptions(&self) -> usize {
+        self.process.as_ref().map_or(0, Process::subscriptions)
+    }
+
     /// How often it has said this in its present life.
     pub(crate) fn said(&self, words: &str) -> usize {
         self.process.as_ref().map_or(0, |process| process.log().matches(words).count())
@@ -246,10 +248,4 @@ fn binary() -> Result<PathBuf> {
     let path = exe.with_file_name("hapax-sabotaged");
     ensure!(path.is_file(), "there is no {}: build it with `cargo build -p hapax-torture`", path.display());
     Ok(path)
-}
-
-/// True for a process that a signal has stopped.
-fn is_stopped(pid: u32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('T'))
 }

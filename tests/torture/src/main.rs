@@ -1,7 +1,7 @@
 //! The torture: hosts on private servers handle orders that come twice, fail, trap and hang, while a nemesis kills,
 //! freezes, cuts and floods everything. Then a judge who trusts nobody reads the books.
 //!
-//! `make torture` runs it; see `tests/torture/RESULTS.md` for what it has been through.
+//! `make torture` runs it.
 
 mod aftermath;
 mod books;

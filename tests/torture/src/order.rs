@@ -24,7 +24,7 @@ const FOREVER_MS: u64 = 600_000;
 const LARGE: usize = 1_200_000;
 
 /// How an order's handler behaves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// Succeeds at once.
     Plain,

@@ -67,6 +67,8 @@ pub(crate) struct Sent {
     pub(crate) orders: Vec<Order>,
     /// Those of them that have a usable id.
     pub(crate) named: usize,
+    /// Those whose handlers publish something.
+    pub(crate) telling: usize,
     /// Copies besides the first of each, those included that the broker may or may not have got.
     pub(crate) copies: u64,
     /// Those that are to come again once everything is done.
@@ -94,6 +96,7 @@ impl Producer {
                     Repeats::AtTheEnd => sent.at_the_end.push(number),
                 }
                 sent.named += usize::from(!matches!(order.fate(), Fate::Apart { .. }));
+                sent.telling += usize::from(order.tells());
                 sent.orders.push(order);
                 if let Some(due) = later.remove(&number) {
                     window.extend(due);

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use hapax::sabotage::{Breach, Step};
+use hapax_tests::wait_until;
 
 use crate::checker::{Violation, check};
 use crate::fleet::{Host, Trap};
@@ -87,12 +88,14 @@ pub(crate) async fn run(task: Task) -> Result<Verdict> {
     producer.broker.close().await;
     let mut soaked = None;
     if let Some((measuring, pid)) = soaking {
-        let (words, found) = measuring.await.context("the measuring panicked")??.judge(pid)?;
-        found.into_iter().for_each(|found| say(found.what));
+        let (words, may_be) = measuring.await.context("the measuring panicked")??.judge(pid)?;
+        if !may_be {
+            say(words.clone());
+        }
         soaked = Some(words);
     }
-    crate::aftermath::look(&mut nemesis).await?.into_iter().for_each(|found| say(found.what));
-    witness.iter().flat_map(Witness::found).for_each(say);
+    let left = crate::aftermath::look(&mut nemesis).await;
+    left.into_iter().chain(witness.iter().flat_map(Witness::found)).for_each(say);
     violations.extend(check(&sent.orders, &nemesis.stage.reader.books().await?));
 
     let histories = histories(&nemesis, &sent.orders, &violations).await?;
@@ -113,8 +116,7 @@ async fn set_up(task: &Task) -> Result<(Nemesis, Arc<Producer>)> {
     let progress = Arc::<Progress>::default();
     let (broker, reader) = (stage.broker().await?, stage.reader.clone());
     let producer = Producer { broker, reader, seed: task.seed, rate: task.rate, progress: progress.clone() };
-    let kinds = (task.database, task.broker);
-    Ok((Nemesis::new(stage, hosts, task.seed, kinds, task.soak, progress)?, Arc::new(producer)))
+    Ok((Nemesis::new(stage, hosts, *task, progress)?, Arc::new(producer)))
 }
 
 /// Waits until nothing waits any more; then publishes what is to come again at the end, and waits again.
@@ -140,11 +142,9 @@ async fn first_start(hosts: &mut [Host]) -> Result<()> {
     anyhow::ensure!(first.dies(START_LIMIT).await?, "the first host did not make the tables");
     for host in hosts {
         host.start(None)?;
-        host.wait_consuming(START_LIMIT).await?;
         // Each consumer makes its own queue on the embedded broker, which takes nothing for a queue that is not there yet.
         let all = ORDERED.len() + 1;
-        let consuming = async || host.said("hapax::consumer: consuming") >= all;
-        hapax_tests::wait_until(START_LIMIT, "every consumer to consume", consuming).await?;
+        wait_until(START_LIMIT, "every consumer to consume", async || host.subscriptions() >= all).await?;
     }
     Ok(())
 }
@@ -177,7 +177,6 @@ async fn settle(nemesis: &mut Nemesis, sent: &Sent) -> Result<()> {
 async fn progress(nemesis: &Nemesis, sent: &Sent) -> Result<(bool, String)> {
     let (reader, mut done, mut said) = (&nemesis.stage.reader, true, Vec::new());
     let named = i64::try_from(sent.named)?;
-    let told = sent.orders.iter().filter(|order| order.tells()).count() * ORDERED.len();
     let mut ask = async |what: &str, expression: &str, rest: &str, wanted: i64| {
         let found = reader.number(expression, rest).await?;
         done &= found == wanted;
@@ -188,7 +187,7 @@ async fn progress(nemesis: &Nemesis, sent: &Sent) -> Result<(bool, String)> {
         let rest = format!("FROM hapax_inbox WHERE consumer = '{consumer}' AND updated_at > 0");
         ask(&format!("{consumer} knows"), "COUNT(*)", &rest, named).await?;
     }
-    let told = i64::try_from(told)?;
+    let told = i64::try_from(sent.telling * ORDERED.len())?;
     ask("told effects", "COUNT(*)", &format!("FROM effects WHERE consumer = '{TOLD}'"), told).await?;
     ask("parked rows", "COUNT(*)", "FROM hapax_parked WHERE state < 4", 0).await?;
     ask("outbox rows", "COUNT(*)", "FROM hapax_outbox", 0).await?;

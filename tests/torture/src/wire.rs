@@ -1,16 +1,14 @@
 //! The network between a host and one of its servers: a TCP relay whose weather the nemesis makes.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
+use hapax_tests::relay::Relay;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio_util::task::AbortOnDropHandle;
-use url::Url;
 
 /// What becomes of what is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,29 +33,24 @@ pub(crate) enum Way {
     Both,
 }
 
-/// A relay on a loopback port of its own; it ends with this value, and its connections with it.
+/// A relay to one server; it ends with this value, and its connections with it.
 pub(crate) struct Wire {
-    address: SocketAddr,
+    relay: Relay,
     weather: watch::Sender<Weather>,
     touched: Arc<AtomicUsize>,
-    _relay: AbortOnDropHandle<()>,
 }
 
 impl Wire {
     /// Relays to the host and port of a server's URL.
     ///
     /// # Errors
-    /// When the URL has no host and port, or no loopback port is free.
+    /// As [`Relay::to`].
     pub(crate) async fn to(url: &str) -> Result<Self> {
-        let url = Url::parse(url)?;
-        let host = url.host_str().context("the server's URL has no host")?.to_owned();
-        let server = (host, url.port().context("the server's URL has no port")?);
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
-        let address = listener.local_addr()?;
         let weather = watch::Sender::new(Weather::Fair);
         let touched = Arc::<AtomicUsize>::default();
-        let relay = tokio::spawn(accept(listener, server, weather.subscribe(), touched.clone()));
-        Ok(Self { address, weather, touched, _relay: AbortOnDropHandle::new(relay) })
+        let (now, touches) = (weather.subscribe(), touched.clone());
+        let relay = Relay::to(url, move |host, server| relay(host, server, now.clone(), touches.clone())).await?;
+        Ok(Self { relay, weather, touched })
     }
 
     /// The same URL, through this relay.
@@ -65,10 +58,7 @@ impl Wire {
     /// # Errors
     /// When it is no URL with a host and a port.
     pub(crate) fn through(&self, url: &str) -> Result<String> {
-        let mut url = Url::parse(url)?;
-        url.set_host(Some(&self.address.ip().to_string())).context("the URL cannot have a host")?;
-        url.set_port(Some(self.address.port())).ok().context("the URL cannot have a port")?;
-        Ok(url.into())
+        self.relay.through(url)
     }
 
     /// Changes the weather. [`touched`](Self::touched) counts anew.
@@ -83,33 +73,16 @@ impl Wire {
     }
 }
 
-async fn accept(
-    listener: TcpListener,
-    server: (String, u16),
-    weather: watch::Receiver<Weather>,
-    touched: Arc<AtomicUsize>,
-) {
-    let mut connections = tokio::task::JoinSet::new();
-    while let Ok((host, _)) = listener.accept().await {
-        if *weather.borrow() == Weather::Cut {
-            touched.fetch_add(1, Ordering::Relaxed);
-            continue;
-        }
-        let (server, weather, touched) = (server.clone(), weather.clone(), touched.clone());
-        connections.spawn(async move {
-            // Either side may go away at any time: that ends the other.
-            let _ = relay(host, server, weather, touched).await;
-        });
-        while connections.try_join_next().is_some() {}
-    }
-}
-
 async fn relay(
     mut host: TcpStream,
     server: (String, u16),
     weather: watch::Receiver<Weather>,
     touched: Arc<AtomicUsize>,
 ) -> std::io::Result<()> {
+    if *weather.borrow() == Weather::Cut {
+        touched.fetch_add(1, Ordering::Relaxed);
+        return Ok(());
+    }
     let mut server = TcpStream::connect(server).await?;
     host.set_nodelay(true)?;
     server.set_nodelay(true)?;

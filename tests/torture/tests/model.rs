@@ -115,6 +115,26 @@ impl At {
     fn has_row_locked(self) -> bool {
         matches!(self, Self::Owned(_) | Self::Finished { .. })
     }
+
+    /// It is at a stored delivery.
+    fn has_deferred(self) -> bool {
+        matches!(
+            self,
+            Self::Holding(Source::Deferred)
+                | Self::Locked(Source::Deferred)
+                | Self::Claimed { source: Source::Deferred, .. }
+                | Self::Ready { source: Source::Deferred, .. }
+        )
+    }
+
+    /// The member is what it was before its transaction.
+    fn back(self) -> Self {
+        match self {
+            Self::Claimed { source, .. } | Self::Ready { source, .. } => Self::Holding(source),
+            Self::Owned(run) | Self::Finished { run, .. } => Self::Taken(run),
+            other => other,
+        }
+    }
 }
 
 /// The world.
@@ -194,25 +214,6 @@ impl Hapax {
     fn breaks(&self, rule: Rule) -> bool {
         self.broken == Some(rule)
     }
-
-    /// What a member that claims its id has to do next, its claim being made.
-    fn verdict_of_claim(&self, source: Source, new: bool) -> Option<Write> {
-        let redelivered = matches!(source, Source::Delivery { redelivered: true });
-        match new {
-            false => Some(Write::Nothing),
-            true if redelivered => Some(Write::Park { attempts: 0 }),
-            true => None,
-        }
-    }
-
-    /// The member is what it was before its transaction.
-    fn back(&self, at: At) -> At {
-        match at {
-            At::Claimed { source, .. } | At::Ready { source, .. } => At::Holding(source),
-            At::Owned(run) | At::Finished { run, .. } => At::Taken(run),
-            other => other,
-        }
-    }
 }
 
 impl Model for Hapax {
@@ -290,9 +291,11 @@ impl Model for Hapax {
             Event::Claim(host) => {
                 let At::Locked(source) = world.at[host] else { return None };
                 let new = world.status.is_none() || self.breaks(Rule::UniqueKey);
-                next.at[host] = match self.verdict_of_claim(source, new) {
-                    Some(write) => At::Ready { source, write, new },
-                    None => At::Claimed { source, new },
+                let redelivered = matches!(source, Source::Delivery { redelivered: true });
+                next.at[host] = match new {
+                    false => At::Ready { source, write: Write::Nothing, new },
+                    true if redelivered => At::Ready { source, write: Write::Park { attempts: 0 }, new },
+                    true => At::Claimed { source, new },
                 };
             }
             Event::Handle(host, verdict) => next.at[host] = world.handled_by(host, verdict)?,
@@ -305,7 +308,7 @@ impl Model for Hapax {
                 if done {
                     self.commit(&mut next, host);
                 }
-                next.at[host] = self.back(world.at[host]);
+                next.at[host] = world.at[host].back();
             }
             Event::Fail(host) => {
                 next.failures -= 1;
@@ -313,7 +316,7 @@ impl Model for Hapax {
                 if self.breaks(Rule::TakeClaimsBack) && world.at[host].has_inserted() {
                     next.status = Some(Status::Completed);
                 }
-                next.at[host] = self.back(world.at[host]);
+                next.at[host] = world.at[host].back();
             }
             Event::Acknowledge(host) => {
                 next.unacknowledged[host] = None;
@@ -379,7 +382,7 @@ impl Hapax {
     /// What a transaction changes, all of it at once.
     fn commit(&self, next: &mut World, host: usize) {
         match next.at[host] {
-            At::Ready { source, write, new } => {
+            At::Ready { write, new, .. } => {
                 let first = Row { state: RowState::Retry, compensating: false, attempts: 0, generation: 0 };
                 match write {
                     Write::Complete => {
@@ -397,8 +400,6 @@ impl Hapax {
                     Write::Defer => next.deferred += 1,
                     _ => {}
                 }
-                // A stored delivery goes in the same commit.
-                let _ = source;
             }
             At::Finished { run, write } => {
                 let Some(row) = next.row.as_mut() else { return };
@@ -534,15 +535,8 @@ impl World {
             self.queue.push(true);
             self.queue.sort_unstable();
         }
-        let held_deferred = matches!(
-            self.at[host],
-            At::Holding(Source::Deferred)
-                | At::Locked(Source::Deferred)
-                | At::Claimed { source: Source::Deferred, .. }
-                | At::Ready { source: Source::Deferred, .. }
-        );
         // Rescued at once: nobody else can do anything with it before.
-        self.deferred += u8::from(held_deferred);
+        self.deferred += u8::from(self.at[host].has_deferred());
         self.at[host] = At::Idle;
     }
 
@@ -557,16 +551,7 @@ impl World {
 
     /// A stored delivery waits, or a host is at it.
     fn has_deferred(&self) -> bool {
-        let held = |at: &At| {
-            matches!(
-                at,
-                At::Holding(Source::Deferred)
-                    | At::Locked(Source::Deferred)
-                    | At::Claimed { source: Source::Deferred, .. }
-                    | At::Ready { source: Source::Deferred, .. }
-            )
-        };
-        self.deferred > 0 || self.at.iter().any(held)
+        self.deferred > 0 || self.at.iter().any(|at| at.has_deferred())
     }
 
     /// Nothing is left to do.

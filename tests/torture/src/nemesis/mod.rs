@@ -15,7 +15,8 @@ use rand::{Rng as _, SeedableRng as _};
 
 use crate::fleet::Host;
 use crate::producer::Progress;
-use crate::stage::{BrokerKind, DatabaseKind, Stage};
+use crate::run::Task;
+use crate::stage::{ORDERED, Stage};
 use fault::Fault;
 use modules::Modules;
 
@@ -55,26 +56,16 @@ pub(crate) struct Nemesis {
     pub(crate) modules: Modules,
     pub(crate) tally: Tally,
     random: StdRng,
-    kinds: (DatabaseKind, BrokerKind),
-    /// The first host is spared and faults are seldom, so that it can be seen what it uses.
-    soak: bool,
+    task: Task,
     /// How far the producer is.
     progress: Arc<Progress>,
-    seed: u64,
 }
 
 impl Nemesis {
-    pub(crate) fn new(
-        stage: Stage,
-        hosts: Vec<Host>,
-        seed: u64,
-        kinds: (DatabaseKind, BrokerKind),
-        soak: bool,
-        progress: Arc<Progress>,
-    ) -> Result<Self> {
+    pub(crate) fn new(stage: Stage, hosts: Vec<Host>, task: Task, progress: Arc<Progress>) -> Result<Self> {
         let modules = Modules::new(&stage.module)?;
-        let random = StdRng::seed_from_u64(seed);
-        Ok(Self { stage, hosts, modules, tally: Tally::default(), random, kinds, soak, progress, seed })
+        let random = StdRng::seed_from_u64(task.seed);
+        Ok(Self { stage, hosts, modules, tally: Tally::default(), random, task, progress })
     }
 
     /// Strikes until the time is over.
@@ -83,8 +74,8 @@ impl Nemesis {
     /// When something happens that was not done on purpose: a host ends by itself, a server does not come back.
     pub(crate) async fn rage(&mut self, until: Instant) -> Result<()> {
         while Instant::now() < until {
-            let fault = Fault::draw(&mut self.random, self.kinds.0, self.kinds.1);
-            let rest = self.random.random_range(if self.soak { 4000..20_000 } else { 100..1500 });
+            let fault = Fault::draw(&mut self.random, self.task.database, self.task.broker);
+            let rest = self.random.random_range(if self.task.soak { 4000..20_000 } else { 100..1500 });
             let rest = Duration::from_millis(rest);
             self.strike(fault).await.with_context(|| format!("while this was done: {}", fault.kind()))?;
             tokio::time::sleep(rest).await;
@@ -132,8 +123,9 @@ impl Nemesis {
         Ok(())
     }
 
+    /// In a soak the first is spared, so that it can be seen what it uses.
     fn host(&mut self, number: usize) -> &mut Host {
-        let spared = usize::from(self.soak && self.hosts.len() > 1);
+        let spared = usize::from(self.task.soak && self.hosts.len() > 1);
         let count = self.hosts.len() - spared;
         &mut self.hosts[spared + number % count]
     }
@@ -168,8 +160,12 @@ impl Nemesis {
             // It may have been frozen when something else went wrong.
             host.thaw()?;
         }
-        for consumer in crate::stage::ORDERED {
-            // What a deleted exchange has refused.
+        self.retry_outbox().await
+    }
+
+    /// What was refused is published again.
+    async fn retry_outbox(&self) -> Result<()> {
+        for consumer in ORDERED {
             self.hosts[0].command(&["outbox", "retry", consumer], None, START_LIMIT).await?;
         }
         Ok(())

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use hapax_tests::servers::{Rabbit, Redis};
+use hapax_tests::servers::{Kind, Rabbit, Redis, Server};
 use hapax_tests::vhost::Vhost;
 
 use super::{Felt, Nemesis};
@@ -29,11 +29,9 @@ impl Nemesis {
 
     pub(super) async fn kill_broker(&mut self, twice: bool) -> Result<Felt> {
         let rabbit = self.rabbit()?;
-        rabbit.kill9().await?;
-        rabbit.restart().await?;
+        crash(rabbit).await?;
         if twice {
-            rabbit.kill9().await?;
-            rabbit.restart().await?;
+            crash(rabbit).await?;
         }
         self.flows_again("broker killed").await?;
         Ok(Felt::Yes)
@@ -58,9 +56,7 @@ impl Nemesis {
         vhost.declare_exchange(EXCHANGE, "topic").await?;
         bind(vhost).await?;
         let refused = self.stage.reader.number("COUNT(*)", "FROM hapax_outbox WHERE state = 2").await?;
-        for consumer in crate::stage::ORDERED {
-            self.hosts[0].command(&["outbox", "retry", consumer], None, super::START_LIMIT).await?;
-        }
+        self.retry_outbox().await?;
         Ok((refused > 0).into())
     }
 
@@ -75,7 +71,7 @@ impl Nemesis {
         let published = self.progress.published();
         let known = self.stage.reader.known(queue).await?;
         let unknown =
-            (0..published).map(|number| Order::of(self.seed, number)).filter(|order| !known.contains(order.id()));
+            (0..published).map(|number| Order::of(self.task.seed, number)).filter(|order| !known.contains(order.id()));
         vhost.publish(unknown.map(|order| again(queue, &order))).await?;
         Ok((lost > 0).into())
     }
@@ -86,14 +82,8 @@ impl Nemesis {
 
     pub(super) async fn kill_database(&mut self) -> Result<Felt> {
         match &mut self.stage.database {
-            DatabaseServer::Postgres(server) => {
-                server.kill9().await?;
-                server.restart().await?;
-            }
-            DatabaseServer::MariaDb(server) => {
-                server.kill9().await?;
-                server.restart().await?;
-            }
+            DatabaseServer::Postgres(server) => crash(server).await?,
+            DatabaseServer::MariaDb(server) => crash(server).await?,
             DatabaseServer::None => return Ok(Felt::No),
         }
         self.flows_again("database killed").await?;
@@ -102,16 +92,8 @@ impl Nemesis {
 
     pub(super) async fn freeze_database(&mut self, time: Duration) -> Result<Felt> {
         match &mut self.stage.database {
-            DatabaseServer::Postgres(server) => {
-                server.sigstop()?;
-                tokio::time::sleep(time).await;
-                server.sigcont()?;
-            }
-            DatabaseServer::MariaDb(server) => {
-                server.sigstop()?;
-                tokio::time::sleep(time).await;
-                server.sigcont()?;
-            }
+            DatabaseServer::Postgres(server) => hold_still(server, time).await?,
+            DatabaseServer::MariaDb(server) => hold_still(server, time).await?,
             DatabaseServer::None => return Ok(Felt::No),
         }
         Ok(Felt::Yes)
@@ -177,9 +159,7 @@ impl Nemesis {
     }
 
     pub(super) async fn kill_locks(&mut self) -> Result<Felt> {
-        let redis = self.redis()?;
-        redis.kill9().await?;
-        redis.restart().await?;
+        crash(self.redis()?).await?;
         self.flows_again("lock server killed").await?;
         Ok(Felt::Yes)
     }
@@ -192,10 +172,7 @@ impl Nemesis {
     }
 
     pub(super) async fn freeze_locks(&mut self, time: Duration) -> Result<Felt> {
-        let redis = self.redis()?;
-        redis.sigstop()?;
-        tokio::time::sleep(time).await;
-        redis.sigcont()?;
+        hold_still(self.redis()?, time).await?;
         Ok(Felt::Yes)
     }
 
@@ -220,4 +197,17 @@ impl Nemesis {
         let (name, args) = words.split_first().context("nothing to ask")?;
         redis::cmd(name).arg(args).query_async(&mut connection).await.with_context(|| format!("asking Redis {words:?}"))
     }
+}
+
+/// Kills a server, and starts it again.
+async fn crash<K: Kind>(server: &mut Server<K>) -> Result<()> {
+    server.kill9().await?;
+    server.restart().await
+}
+
+/// Freezes a server for a time.
+async fn hold_still<K: Kind>(server: &mut Server<K>, time: Duration) -> Result<()> {
+    server.sigstop()?;
+    tokio::time::sleep(time).await;
+    server.sigcont()
 }
