@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-/// `$1`: the directory to remove, or nothing. `$2`: the signal to begin with; SIGKILL follows after 5 s.
+/// `$1`: the directory to remove, and what is mounted in it, or nothing. `$2`: the signal to begin with; SIGKILL follows after 5 s.
 /// SIGCONT goes with it, since a stopped process takes no other signal than SIGKILL.
 const SCRIPT: &str = r#"
 trap '' HUP INT TERM
@@ -38,6 +38,7 @@ while [ $round -lt 50 ]; do
     sleep 0.1
 done
 for p in $pids; do kill -KILL "$p"; done
+[ -z "$1" ] || for m in "$1"/*; do mountpoint -q "$m" && umount -l "$m"; done
 [ -z "$1" ] || rm -rf -- "$1" || { sleep 1; rm -rf -- "$1"; }
 "#;
 

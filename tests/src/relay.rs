@@ -24,9 +24,7 @@ impl Relay {
         S: Fn(TcpStream, (String, u16)) -> F + Send + 'static,
         F: Future<Output = std::io::Result<()>> + Send + 'static,
     {
-        let url = Url::parse(url)?;
-        let host = url.host_str().context("the server's URL has no host")?.to_owned();
-        let server = (host, url.port().context("the server's URL has no port")?);
+        let server = host_and_port(url)?;
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let accepting = tokio::spawn(async move {
@@ -49,4 +47,14 @@ impl Relay {
         url.set_port(Some(self.address.port())).ok().context("the URL cannot have a port")?;
         Ok(url.into())
     }
+}
+
+/// Where the server of a URL is.
+///
+/// # Errors
+/// When it is no URL with a host and a port.
+pub fn host_and_port(url: &str) -> Result<(String, u16)> {
+    let url = Url::parse(url)?;
+    let host = url.host_str().context("the server's URL has no host")?.to_owned();
+    Ok((host, url.port().context("the server's URL has no port")?))
 }

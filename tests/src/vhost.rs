@@ -199,6 +199,25 @@ impl Vhost {
         Ok(names.map(str::to_owned).collect())
     }
 
+    /// How many connections are kept from publishing, by an alarm.
+    ///
+    /// # Errors
+    /// When RabbitMQ does not answer.
+    pub async fn blocked_connections(&self) -> Result<usize> {
+        let list = self.admin.get(&["vhosts", &self.name, "connections"]).await?;
+        let states = list.as_array().into_iter().flatten().filter_map(|connection| connection["state"].as_str());
+        Ok(states.filter(|state| matches!(*state, "blocked" | "blocking")).count())
+    }
+
+    /// The node that leads a quorum queue.
+    ///
+    /// # Errors
+    /// When there is no such queue, or nobody leads it.
+    pub async fn leader(&self, queue: &str) -> Result<String> {
+        let found = self.admin.get(&["queues", &self.name, queue]).await?;
+        found["leader"].as_str().map(str::to_owned).with_context(|| format!("nobody leads {queue}"))
+    }
+
     /// Closes every connection to this virtual host, as an operator would; returns how many there were.
     ///
     /// # Errors

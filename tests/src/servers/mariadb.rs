@@ -9,7 +9,7 @@ use sqlx::{ConnectOptions, Connection};
 use url::Url;
 
 use super::home::{Home, find_program, free_port};
-use super::server::{Kind, Server};
+use super::server::{DATA, Kind, Server};
 use super::sql::{self, Database};
 
 /// The character set of every database made here: the server's own default is latin1.
@@ -35,7 +35,7 @@ impl Kind for MariaDbKind {
 
     fn prepare(home: &Home) -> Result<Self> {
         let install = find_program("mariadb-install-db", &[])?;
-        let data = home.make_folder("data")?;
+        let data = home.make_folder(DATA)?;
         let run = home.make_folder("run")?;
         let tmp = home.make_folder("tmp")?;
         let mut command = home.command(&install);
@@ -54,7 +54,7 @@ impl Kind for MariaDbKind {
         let mut command = home.command(&program);
         command.args(["--no-defaults", "--bind-address=127.0.0.1", &format!("--port={port}")]);
         command.args(["--skip-name-resolve", "--character-set-server=utf8mb4", "--max-connections=500"]);
-        command.arg(option("--datadir", &home.path().join("data"))).arg(option("--tmpdir", &home.path().join("tmp")));
+        command.arg(option("--datadir", &home.path().join(DATA))).arg(option("--tmpdir", &home.path().join("tmp")));
         command.arg(option("--socket", &home.path().join("run/sock"))).arg(option("--pid-file", pid_file));
         Ok(command)
     }

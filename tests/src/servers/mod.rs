@@ -6,6 +6,7 @@
 //! Where `HAPAX_TEST_AMQP_URL`, `HAPAX_TEST_REDIS_URL`, `HAPAX_TEST_POSTGRES_URL` or `HAPAX_TEST_MYSQL_URL` is set, that
 //! server is used instead. It cannot be killed or stopped from here, and the tests that must do so say so.
 
+mod disk;
 mod home;
 mod mariadb;
 mod postgres;
@@ -16,6 +17,7 @@ mod shared;
 mod sql;
 mod tls;
 
+pub use disk::SmallDisk;
 pub use mariadb::{MariaDb, MariaDbKind};
 pub use postgres::{Postgres, PostgresKind};
 pub use rabbit::{Rabbit, RabbitKind};

@@ -9,7 +9,7 @@ use sqlx::{ConnectOptions, Connection};
 use url::Url;
 
 use super::home::{Home, find_program, free_port};
-use super::server::{Kind, Server};
+use super::server::{DATA, Kind, Server};
 use super::sql::{self, Database};
 
 /// A Postgres server with durability as in production; user `hapax` without a password is its superuser.
@@ -31,7 +31,7 @@ impl Kind for PostgresKind {
     const CRASH: &'static str = "QUIT"; // "immediate": a crash that releases its shared memory
 
     fn prepare(home: &Home) -> Result<Self> {
-        let data = home.make_folder("data")?;
+        let data = home.make_folder(DATA)?;
         let mut initdb = home.command(&program("initdb")?);
         initdb.args(["-U", "hapax", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync", "-D"]).arg(&data);
         home.run("initdb", initdb)?;

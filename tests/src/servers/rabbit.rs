@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -23,7 +24,7 @@ const MANAGEMENT_VARIABLE: &str = "HAPAX_TEST_AMQP_MANAGEMENT_URL";
 /// Longest run of `rabbitmqctl`, which starts an Erlang of its own.
 const CTL_LIMIT: Duration = Duration::from_secs(60);
 
-/// A RabbitMQ server of one node; user `guest`, password `guest`.
+/// A RabbitMQ server, of one node or one of a cluster's nodes; user `guest`, password `guest`.
 pub type Rabbit = Server<RabbitKind>;
 
 /// See [`Rabbit`].
@@ -39,9 +40,10 @@ struct Node {
     name: String,
     distribution_port: u16,
     epmd_port: u16,
+    cookie: String,
     tls: Tls,
     /// Erlang's port mapper: our own, since one that the node starts by itself outlives it.
-    _epmd: Process,
+    epmd: Arc<Process>,
 }
 
 impl Kind for RabbitKind {
@@ -53,20 +55,12 @@ impl Kind for RabbitKind {
     const CRASH: &'static str = "KILL";
 
     fn prepare(home: &Home) -> Result<Self> {
-        program("rabbitmq-server")?;
-        let (port, management_port, epmd_port) = (free_port()?, free_port()?, free_port()?);
-        let tls = Tls::prepare(home)?;
-        write_files(home, port, management_port, &tls)?;
+        let epmd_port = free_port()?;
         let epmd = find_program("epmd", &[])?;
         let mut command = home.command(&epmd);
         command.args(["-address", "127.0.0.1", "-port", &epmd_port.to_string()]);
-        let epmd = home.spawn("epmd", command)?;
-        let name = format!("hapax{port}@localhost");
-        Ok(Self {
-            url: Url::parse(&format!("amqp://guest:guest@127.0.0.1:{port}/%2f"))?,
-            admin: Admin::new(Url::parse(&format!("http://guest:guest@127.0.0.1:{management_port}"))?)?,
-            node: Some(Node { name, distribution_port: free_port()?, epmd_port, tls, _epmd: epmd }),
-        })
+        let epmd = Arc::new(home.spawn("epmd", command)?);
+        Self::prepare_node(home, (epmd_port, epmd), format!("HAPAX{}", super::sql::unique().to_uppercase()))
     }
 
     fn command(&self, home: &Home) -> Result<Command> {
@@ -114,7 +108,57 @@ impl Kind for RabbitKind {
     }
 }
 
+impl RabbitKind {
+    /// A node that is found by this port mapper, and may join others with the same cookie.
+    fn prepare_node(home: &Home, (epmd_port, epmd): (u16, Arc<Process>), cookie: String) -> Result<Self> {
+        program("rabbitmq-server")?;
+        let (port, management_port) = (free_port()?, free_port()?);
+        let tls = Tls::prepare(home)?;
+        write_files(home, port, management_port, &tls, &cookie)?;
+        let name = format!("hapax{port}@localhost");
+        Ok(Self {
+            url: Url::parse(&format!("amqp://guest:guest@127.0.0.1:{port}/%2f"))?,
+            admin: Admin::new(Url::parse(&format!("http://guest:guest@127.0.0.1:{management_port}"))?)?,
+            node: Some(Node { name, distribution_port: free_port()?, epmd_port, cookie, tls, epmd }),
+        })
+    }
+}
+
 impl Rabbit {
+    /// Private nodes that form a cluster. They take some 20 s, and live as long as the first one.
+    ///
+    /// # Errors
+    /// When one does not start, or does not join in time.
+    pub async fn start_cluster(nodes: usize) -> Result<Vec<Self>> {
+        let first = Self::start().await?;
+        let node = first.node()?;
+        let (mapper, cookie, leader) = ((node.epmd_port, node.epmd.clone()), node.cookie.clone(), node.name.clone());
+        let mut cluster = vec![first];
+        while cluster.len() < nodes {
+            let (mapper, cookie) = (mapper.clone(), cookie.clone());
+            let prepare =
+                move |home: &Home| Ok((RabbitKind::prepare_node(home, mapper.clone(), cookie.clone())?, None));
+            let next = Self::start_as(prepare).await?;
+            for args in [&["stop_app"][..], &["reset"], &["join_cluster", &leader], &["start_app"]] {
+                next.ctl(args).await?;
+            }
+            cluster.push(next);
+        }
+        Ok(cluster)
+    }
+
+    /// Its name among the nodes of its cluster.
+    ///
+    /// # Errors
+    /// When it is not a private one.
+    pub fn node_name(&self) -> Result<&str> {
+        Ok(&self.node()?.name)
+    }
+
+    fn node(&self) -> Result<&Node> {
+        self.kind.node.as_ref().context("a user's own server has no node here")
+    }
+
     /// Where the management API is; needs user and password `guest` on a private server.
     pub fn management_url(&self) -> &str {
         self.kind.admin.url().as_str()
@@ -160,7 +204,7 @@ impl Rabbit {
     /// When the server is not a private one, or `rabbitmqctl` fails.
     pub async fn ctl(&self, args: &[&str]) -> Result<String> {
         let home = self.home()?;
-        let node = self.kind.node.as_ref().context("a user's own server has no node here")?;
+        let node = self.node()?;
         let mut command = home.command(&program("rabbitmqctl")?);
         environment(&mut command, home.path(), node);
         command.args(["--quiet", "--node", &node.name]).args(args);
@@ -182,12 +226,12 @@ fn program(name: &'static str) -> Result<PathBuf> {
     find_program(name, &[folder])
 }
 
-fn write_files(home: &Home, port: u16, management_port: u16, tls: &Tls) -> Result<()> {
+fn write_files(home: &Home, port: u16, management_port: u16, tls: &Tls, secret: &str) -> Result<()> {
     let write =
         |path: &Path, text: &str| std::fs::write(path, text).with_context(|| format!("writing {}", path.display()));
     let path = home.path();
     let cookie = home.make_folder("home")?.join(".erlang.cookie");
-    write(&cookie, &format!("HAPAX{}", super::sql::unique().to_uppercase()))?;
+    write(&cookie, secret)?;
     std::fs::set_permissions(&cookie, PermissionsExt::from_mode(0o400)).context("closing the cookie to others")?;
     write(&path.join("env.conf"), "")?;
     write(&path.join("plugins"), "[rabbitmq_management].")?;

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use rustix::process::Signal;
 use url::Url;
 
+use super::disk::SmallDisk;
 use super::home::{Home, NotInstalled};
 use crate::proc::{Process, describe};
 
@@ -21,6 +22,12 @@ const PROBE_LIMIT: Duration = Duration::from_secs(5);
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 /// Starts on fresh ports when another program took the first ones in the meantime.
 const PORT_ATTEMPTS: usize = 3;
+
+/// The folder of the databases' data in their directories.
+pub(super) const DATA: &str = "data";
+
+/// What a server is started from, and its disk if that is a small one.
+type Prepared<K> = Result<(K, Option<SmallDisk>)>;
 
 /// What distinguishes one kind of server from another.
 pub trait Kind: Sized + Send + Sync + 'static {
@@ -67,6 +74,8 @@ pub struct Server<K: Kind> {
     // Dropped in this order: the server, its helpers, its directory.
     process: Option<Process>,
     pub(super) kind: K,
+    /// What its data is on, if that is small.
+    disk: Option<SmallDisk>,
     home: Option<Arc<Home>>,
     version: String,
     started_in: Duration,
@@ -115,7 +124,7 @@ impl<K: Kind> Server<K> {
         let url = Url::parse(url).with_context(|| format!("{} is not a URL", K::VARIABLE))?;
         let kind = K::external(url).with_context(|| format!("{} does not name a {} server", K::VARIABLE, K::NAME))?;
         let version = kind.probe(None).await.with_context(|| format!("asking the {} at {}", K::NAME, K::VARIABLE))?;
-        Ok(Self { process: None, kind, home: None, version, started_in: begin.elapsed() })
+        Ok(Self { process: None, kind, disk: None, home: None, version, started_in: begin.elapsed() })
     }
 
     /// Starts a private server.
@@ -123,25 +132,42 @@ impl<K: Kind> Server<K> {
     /// # Errors
     /// When it does not start or answer in time: with the end of its log and the package to install.
     pub async fn start() -> Result<Self> {
+        Self::start_as(|home| Ok((K::prepare(home)?, None))).await
+    }
+
+    /// A private server whose data is on a disk that can be filled.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start), and when this process may not mount a disk.
+    pub async fn start_on_small_disk() -> Result<Self> {
+        let prepare = |home: &Home| {
+            let disk = SmallDisk::at(home.make_folder(DATA)?)?;
+            Ok((K::prepare(home)?, Some(disk)))
+        };
+        Self::start_as(prepare).await
+    }
+
+    /// A private server of which `prepare` makes the files and chooses the ports. Blocks.
+    pub(super) async fn start_as(prepare: impl Fn(&Home) -> Prepared<K> + Clone + Send + 'static) -> Result<Self> {
         for _ in 1..PORT_ATTEMPTS {
-            match Self::try_start_private().await {
+            match Self::try_start(prepare.clone()).await {
                 Err(error) if port_was_taken(&error) => {}
                 result => return result,
             }
         }
-        Self::try_start_private().await
+        Self::try_start(prepare).await
     }
 
-    async fn try_start_private() -> Result<Self> {
+    async fn try_start(prepare: impl Fn(&Home) -> Prepared<K> + Send + 'static) -> Result<Self> {
         let begin = Instant::now();
-        let prepare = tokio::task::spawn_blocking(|| {
+        let prepare = tokio::task::spawn_blocking(move || {
             let home = Home::create(&K::NAME.to_lowercase(), K::USER, K::CRASH)?;
-            K::prepare(&home).map(|kind| (kind, Arc::new(home)))
+            prepare(&home).map(|(kind, disk)| (kind, disk, Arc::new(home)))
         });
         let prepared = prepare.await.context("the preparation panicked")?;
-        let (kind, home) = prepared.with_context(Self::how_to_get_it)?;
+        let (kind, disk, home) = prepared.with_context(Self::how_to_get_it)?;
         let mut server =
-            Self { process: None, kind, home: Some(home), version: String::new(), started_in: Duration::ZERO };
+            Self { process: None, kind, disk, home: Some(home), version: String::new(), started_in: Duration::ZERO };
         server.launch().await.with_context(Self::how_to_get_it)?;
         server.started_in = begin.elapsed();
         Ok(server)
@@ -213,6 +239,11 @@ impl<K: Kind> Server<K> {
         self.home.as_deref().map(Home::path)
     }
 
+    /// The disk that its data is on, if it was started on a small one.
+    pub fn disk(&self) -> Option<&SmallDisk> {
+        self.disk.as_ref()
+    }
+
     pub(super) fn home(&self) -> Result<&Home> {
         self.home.as_deref().with_context(not_ours::<K>)
     }
@@ -255,11 +286,16 @@ impl<K: Kind> Server<K> {
     /// When it is not a private one, or does not answer in time; the error holds the end of its log.
     pub async fn restart(&mut self) -> Result<()> {
         self.home()?;
-        if self.process.as_mut().is_some_and(Process::is_running) {
+        if self.is_running() {
             self.stop().await?;
         }
         self.process = None;
         self.launch().await.with_context(|| format!("restarting {}", K::NAME))
+    }
+
+    /// Does it run?
+    pub fn is_running(&mut self) -> bool {
+        self.process.as_mut().is_some_and(Process::is_running)
     }
 
     /// Freezes it with all its processes: connections stay open, and nothing answers.

@@ -58,7 +58,7 @@ async fn no_locks(nemesis: &Nemesis) -> Result<()> {
     if nemesis.stage.redis.is_none() {
         return Ok(());
     }
-    none_left("locks", async || nemesis.ask_locks(&["DBSIZE"]).await).await
+    none_left("locks", async || nemesis.stage.ask_locks(&["DBSIZE"]).await).await
 }
 
 /// Every session of the hosts is closed.

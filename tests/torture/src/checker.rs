@@ -85,8 +85,12 @@ impl Court<'_> {
         let key = (consumer, order.id());
         let effects = self.books.effects.get(&key).cloned().unwrap_or_default();
         let status = self.books.known.get(&key).copied();
-        let dead: Vec<&Parked> =
-            self.books.parked.get(&key).into_iter().flatten().copied().filter(|row| row.state == DEAD).collect();
+        let dead = self.books.parked.get(&key).into_iter().flatten().copied().filter(|row| row.state == DEAD);
+        let (forged, dead): (Vec<&Parked>, Vec<&Parked>) =
+            dead.partition(|row| row.reason.as_deref() == Some("id-conflict"));
+        if forged.len() != usize::from(order.forged().is_some()) {
+            self.say(order.id(), format!("{consumer}: of its two bodies these are dead as forged: {forged:?}"));
+        }
         let of_phase = |phase: &str| -> Vec<u32> {
             effects.iter().filter(|effect| effect.phase == phase).map(|effect| effect.attempt).collect()
         };
@@ -260,6 +264,7 @@ mod tests {
         };
         let status = match order.fate() {
             Fate::Effect { attempt } => {
+                books.parked.extend(order.forged().map(|_| row("id-conflict", 0)));
                 books.effects.push(effect(consumer, order.id(), "handle", attempt));
                 books.stock[order.goods as usize].1 -= 1;
                 if order.tells() {
@@ -292,7 +297,7 @@ mod tests {
 
     #[test]
     fn every_kind_of_wrong_is_found() {
-        let wrongs: [fn(&mut Books); 11] = [
+        let wrongs: [fn(&mut Books); 12] = [
             |books| drop(books.effects.remove(0)),
             |books| books.effects.push(books.effects[0].clone()),
             |books| books.effects[0].attempt += 1,
@@ -302,6 +307,7 @@ mod tests {
             |books| drop(books.parked.remove(0)),
             |books| books.parked[0].state = 1,
             |books| books.parked[0].compensations += 1,
+            |books| books.parked.retain(|row| row.reason.as_deref() != Some("id-conflict")),
             |books| books.outbox.push((1, 1)),
             |books| books.stock[0].1 += 1,
         ];

@@ -1,9 +1,13 @@
 //! The hosts under torture: started, killed, frozen, stopped; and what they have logged, whatever became of them.
 
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::Write as _;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -13,6 +17,9 @@ use hapax_tests::proc::{Launch, Process};
 
 use crate::stage::{Stage, Wires};
 
+/// What the log says when a host has exchanged its module.
+pub(crate) const SWAPPED: &str = "module swapped";
+
 /// How long a host may take to stop in good order: its drain, and then some on a slow machine.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 
@@ -21,7 +28,7 @@ pub(crate) struct Host {
     name: String,
     config: PathBuf,
     logs: PathBuf,
-    pub(crate) wires: Wires,
+    pub(crate) wires: Arc<Wires>,
     process: Option<Process>,
     /// How often it was started.
     lives: usize,
@@ -52,17 +59,45 @@ impl Trap {
     }
 }
 
+/// Commands of the binary with the config of one host.
+#[derive(Clone)]
+pub(crate) struct Commands {
+    config: PathBuf,
+}
+
+impl Commands {
+    /// Runs one to its end. `trap` as in [`Host::start`].
+    ///
+    /// # Errors
+    /// When it cannot be started, or does not end in time.
+    pub(crate) async fn run(&self, args: &[&str], trap: Option<Trap>, limit: Duration) -> Result<(ExitStatus, String)> {
+        let mut process = self.launch(args, trap)?.name(args.first().copied().unwrap_or("hapax")).start()?;
+        let status = process.wait(limit).await?;
+        Ok((status, process.log()))
+    }
+
+    fn launch(&self, args: &[&str], trap: Option<Trap>) -> Result<Launch> {
+        let config = ["-c".into(), self.config.clone().into_os_string()];
+        let launch = Launch::program(binary()?, args.iter().map(OsString::from).chain(config));
+        Ok(match trap {
+            Some(trap) => launch.env("HAPAX_SABOTAGE", trap.order()),
+            None => launch,
+        })
+    }
+}
+
 impl Host {
     /// A host that is not started yet.
     ///
     /// # Errors
     /// When its config or its wires cannot be made.
-    pub(crate) async fn new(stage: &Stage, name: &str, breach: Option<Breach>) -> Result<Self> {
-        let wires = stage.wires().await?;
-        let config = stage.configure(name, &wires)?;
+    pub(crate) async fn new(stage: &Stage, number: usize, breach: Option<Breach>) -> Result<Self> {
+        let name = format!("host-{}", number + 1);
+        let wires = Arc::new(stage.wires(number).await?);
+        let config = stage.configure(&name, &wires)?;
         let logs = stage.folder.path().join("logs");
         std::fs::create_dir_all(&logs)?;
-        Ok(Self { name: name.to_owned(), config, logs, wires, process: None, lives: 0, breach })
+        Ok(Self { name, config, logs, wires, process: None, lives: 0, breach })
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -79,7 +114,7 @@ impl Host {
         }
         self.bury()?;
         self.lives += 1;
-        let mut launch = self.launch(&["run"], trap)?;
+        let mut launch = self.commands().launch(&["run"], trap)?;
         if let Some(breach) = self.breach {
             launch = launch.env("HAPAX_BREACH", breach.name());
         }
@@ -87,24 +122,9 @@ impl Host {
         Ok(())
     }
 
-    /// A command of the binary with this host's config.
-    fn launch(&self, args: &[&str], trap: Option<Trap>) -> Result<Launch> {
-        let config = ["-c".into(), self.config.clone().into_os_string()];
-        let launch = Launch::program(binary()?, args.iter().map(OsString::from).chain(config));
-        Ok(match trap {
-            Some(trap) => launch.env("HAPAX_SABOTAGE", trap.order()),
-            None => launch,
-        })
-    }
-
-    /// Runs another command of the binary with this host's config, to its end. `trap` as in [`start`](Self::start).
-    ///
-    /// # Errors
-    /// When it cannot be started, or does not end in time.
-    pub(crate) async fn command(&self, args: &[&str], trap: Option<Trap>, limit: Duration) -> Result<(bool, String)> {
-        let mut process = self.launch(args, trap)?.name(args.first().copied().unwrap_or("hapax")).start()?;
-        let status = process.wait(limit).await?;
-        Ok((status.success(), process.log()))
+    /// Other commands of the binary, with this host's config.
+    pub(crate) fn commands(&self) -> Commands {
+        Commands { config: self.config.clone() }
     }
 
     /// Waits until it is subscribed to its queues.
@@ -146,8 +166,7 @@ impl Host {
         let process = self.process_mut()?;
         while Instant::now() < end {
             if let Some(status) = process.try_wait()? {
-                let signal = std::os::unix::process::ExitStatusExt::signal(&status);
-                ensure!(signal == Some(9), "it ended by itself, with {status}\n{}", process.log_tail());
+                ensure!(was_killed(status), "it ended by itself, with {status}\n{}", process.log_tail());
                 self.bury()?;
                 return Ok(true);
             }
@@ -228,18 +247,49 @@ impl Host {
     /// Lines about a message in the logs of all its lives.
     pub(crate) fn lines_about(&self, message_id: &str) -> Vec<String> {
         let mut lines = Vec::new();
-        for life in 1..=self.lives {
-            let kept = std::fs::read_to_string(self.logs.join(format!("{}.{life}.log", self.name)));
-            let log = match (kept, &self.process) {
-                (Ok(log), _) => log,
-                (Err(_), Some(process)) => process.log(),
-                (Err(_), None) => continue,
-            };
+        for (life, log) in self.all_logs() {
             let about = log.lines().filter(|line| line.contains(message_id));
             lines.extend(about.map(|line| format!("{}.{life}: {line}", self.name)));
         }
         lines
     }
+
+    /// How often a module was exchanged while its handlers were at work: an attempt of the old one ended afterwards.
+    pub(crate) fn swaps_in_flight(&self) -> usize {
+        self.all_logs().map(|(_, log)| swaps_in_flight(&log)).sum()
+    }
+
+    /// What it has logged in each of its lives.
+    fn all_logs(&self) -> impl Iterator<Item = (usize, String)> {
+        (1..=self.lives).filter_map(|life| {
+            let kept = std::fs::read_to_string(self.logs.join(format!("{}.{life}.log", self.name)));
+            let log = kept.ok().or_else(|| self.process.as_ref().map(Process::log));
+            log.map(|log| (life, log))
+        })
+    }
+}
+
+/// See [`Host::swaps_in_flight`]: lines that say `module swapped … old=X`, of which one with `handled … module=X` follows.
+fn swaps_in_flight(log: &str) -> usize {
+    let word = |line: &str, name: &str| {
+        line.split(' ').find_map(|word| word.strip_prefix(name).map(|value| value.trim_matches('"').to_owned()))
+    };
+    let (mut replaced, mut count) = (HashSet::new(), 0);
+    for line in log.lines() {
+        if line.contains(SWAPPED) {
+            replaced.extend(word(line, "old="));
+        } else if line.contains(": handled ")
+            && let Some(module) = word(line, "module=")
+        {
+            count += usize::from(replaced.remove(&module));
+        }
+    }
+    count
+}
+
+/// True if a signal ended it that nobody can defend himself against.
+pub(crate) fn was_killed(status: ExitStatus) -> bool {
+    status.signal() == Some(9)
 }
 
 /// The `hapax` that can be sabotaged.
@@ -248,4 +298,20 @@ fn binary() -> Result<PathBuf> {
     let path = exe.with_file_name("hapax-sabotaged");
     ensure!(path.is_file(), "there is no {}: build it with `cargo build -p hapax-torture`", path.display());
     Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::swaps_in_flight;
+
+    #[test]
+    fn a_swap_counts_if_an_attempt_of_the_old_module_ended_after_it() {
+        let log = "INFO hapax::guest::swap: module swapped module=/m.wasm old=aa new=bb\n\
+                   DEBUG hapax::pipeline::shared: handled consumer=right attempt=1 module=bb\n\
+                   DEBUG hapax::pipeline::shared: handled consumer=left attempt=1 module=aa\n\
+                   DEBUG hapax::pipeline::shared: handled consumer=left attempt=1 module=aa\n\
+                   INFO hapax::guest::swap: module swapped module=/m.wasm old=bb new=cc\n\
+                   DEBUG hapax::pipeline::shared: handled consumer=left attempt=1 module=cc\n";
+        assert_eq!(swaps_in_flight(log), 1);
+    }
 }

@@ -17,6 +17,7 @@ mod stage;
 mod wire;
 mod witness;
 
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -24,9 +25,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use clap::Parser;
 use hapax::sabotage::Breach;
+use hapax_tests::servers::SmallDisk;
 
 use run::Task;
-use stage::{BrokerKind, DatabaseKind};
+use stage::{BrokerKind, DatabaseKind, Setting};
 
 /// Torture Hapax, and see whether every message takes effect once
 #[derive(Debug, Parser)]
@@ -67,7 +69,13 @@ fn breach(name: &str) -> Result<Breach, String> {
 async fn main() -> ExitCode {
     // What its own clients meet is what it does to them.
     let own = tracing_subscriber::EnvFilter::new("off,hapax_torture=info");
-    tracing_subscriber::fmt().with_target(false).with_env_filter(own).with_writer(std::io::stderr).init();
+    let is_terminal = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt()
+        .with_target(false)
+        .with_ansi(is_terminal)
+        .with_env_filter(own)
+        .with_writer(std::io::stderr)
+        .init();
     match torture(Cli::parse()).await {
         Ok(code) => code,
         Err(error) => {
@@ -79,17 +87,19 @@ async fn main() -> ExitCode {
 
 /// 0 for a clean run, 1 for violations.
 async fn torture(cli: Cli) -> Result<ExitCode> {
+    let seed = cli.seed.unwrap_or_else(rand::random);
+    // Writes to a disk in memory take no time, so half of all runs are on a true one.
+    let small_disk = seed % 2 == 0 && SmallDisk::is_possible();
     let task = Task {
-        seed: cli.seed.unwrap_or_else(rand::random),
+        seed,
         time: Duration::from_secs(cli.seconds),
-        database: cli.database,
-        broker: cli.broker,
+        setting: Setting { database: cli.database, broker: cli.broker, small_disk },
         hosts: cli.hosts.max(1),
         breach: cli.breach,
         rate: cli.rate,
         soak: cli.soak,
     };
-    println!("seed {}: {:?}, {:?}, {} s", task.seed, task.database, task.broker, cli.seconds);
+    println!("{}", report::title(&task));
     let verdict = run::run(task).await.with_context(|| format!("seed {}", task.seed))?;
     print!("{}", report::text(&task, &verdict));
     if let Some(path) = cli.json {

@@ -81,6 +81,8 @@ pub(crate) struct Order {
     pub(crate) goods: u64,
     pub(crate) repeats: Repeats,
     id: String,
+    /// See [`Repeats::Forged`].
+    is_forged: bool,
 }
 
 /// When an order's message comes again.
@@ -93,6 +95,8 @@ pub(crate) enum Repeats {
     After(u64),
     /// Once everything is done.
     AtTheEnd,
+    /// After so many others, and with another body: a message that pretends to be this one.
+    Forged(u64),
 }
 
 impl Order {
@@ -121,13 +125,20 @@ impl Order {
             0..8 => Repeats::AtOnce,
             8..14 => Repeats::After(random.random_range(1..2000)),
             14..18 => Repeats::AtTheEnd,
+            18..20 if kind == Kind::Plain => Repeats::Forged(random.random_range(1..2000)),
             _ => Repeats::Never,
         };
         // Random, as producers' ids mostly are.
         let id = format!("{:016x}-{number}", random.random::<u64>());
         let id = if kind == Kind::Nameless { format!("{id}\0") } else { id };
         let goods = if kind == Kind::Hot { 0 } else { random.random_range(0..GOODS) };
-        Self { number, kind, goods, repeats, id }
+        Self { number, kind, goods, repeats, id, is_forged: false }
+    }
+
+    /// The message that pretends to be this one, if there is to be one. Of the two the one that comes first takes effect,
+    /// and the other one is dead.
+    pub(crate) fn forged(&self) -> Option<Self> {
+        matches!(self.repeats, Repeats::Forged(_)).then(|| Self { is_forged: true, ..self.clone() })
     }
 
     /// Its message id.
@@ -204,7 +215,10 @@ impl Order {
             _ => vec![self.effect()],
         };
         let padding = if self.kind == Kind::Large { "x".repeat(LARGE) } else { String::new() };
-        json!({ "goods": self.goods, "do": steps, "compensate": compensation, "padding": padding }).to_string().into()
+        let program = json!({
+            "goods": self.goods, "do": steps, "compensate": compensation, "padding": padding, "forged": self.is_forged,
+        });
+        program.to_string().into()
     }
 
     /// A row for each time that a handler or a compensation took effect; nothing keeps a second one out.

@@ -69,6 +69,8 @@ pub(crate) struct Sent {
     pub(crate) named: usize,
     /// Those whose handlers publish something.
     pub(crate) telling: usize,
+    /// Those that another message pretends to be.
+    pub(crate) forged: usize,
     /// Copies besides the first of each, those included that the broker may or may not have got.
     pub(crate) copies: u64,
     /// Those that are to come again once everything is done.
@@ -94,9 +96,11 @@ impl Producer {
                     Repeats::AtOnce => window.push(order.clone()),
                     Repeats::After(others) => later.entry(number + others).or_default().push(order.clone()),
                     Repeats::AtTheEnd => sent.at_the_end.push(number),
+                    Repeats::Forged(others) => later.entry(number + others).or_default().extend(order.forged()),
                 }
                 sent.named += usize::from(!matches!(order.fate(), Fate::Apart { .. }));
                 sent.telling += usize::from(order.tells());
+                sent.forged += usize::from(order.forged().is_some());
                 sent.orders.push(order);
                 if let Some(due) = later.remove(&number) {
                     window.extend(due);

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use comfy_table::presets::UTF8_FULL_CONDENSED;
@@ -12,23 +11,30 @@ use comfy_table::{CellAlignment, Table};
 use serde_json::json;
 
 use crate::run::{Task, Verdict};
+use crate::stage::Setting;
 
 /// Violations of which each is printed.
 const SHOWN: usize = 50;
 
+/// What a run is.
+pub(crate) fn title(task: &Task) -> String {
+    let Setting { database, broker, small_disk } = task.setting;
+    let disk = if small_disk { ", a small disk" } else { "" };
+    format!("seed {}: {database:?}, {broker:?}{disk}, {} s", task.seed, task.time.as_secs())
+}
+
 /// The report of a run.
 pub(crate) fn text(task: &Task, verdict: &Verdict) -> String {
     let mut text = format!("\n{}\n{}\n", verdict.servers, faults(verdict));
-    for (what, times) in &verdict.tally.recoveries {
-        let _ = writeln!(text, "{what}: messages flowed again {} after it was back", spread(times));
-    }
     let _ = writeln!(
         text,
-        "{} orders to 2 consumers, {} copies besides, {} faults that took effect, {} that nobody felt.",
+        "{} orders to 2 consumers, {} copies besides, {} faults that took effect, {} that nobody felt, {} swaps with \
+         attempts in flight.",
         verdict.orders,
         verdict.copies,
         verdict.tally.felt.values().sum::<u64>(),
         verdict.tally.missed.values().sum::<u64>(),
+        verdict.swaps,
     );
     if let Some(soak) = &verdict.soak {
         let _ = writeln!(text, "{soak}");
@@ -65,35 +71,24 @@ fn faults(verdict: &Verdict) -> Table {
     table
 }
 
-/// "0.3 to 1.2 s".
-fn spread(times: &[Duration]) -> String {
-    let seconds = |time: Option<&Duration>| time.map_or(0.0, Duration::as_secs_f64);
-    format!("{:.1} to {:.1} s", seconds(times.iter().min()), seconds(times.iter().max()))
-}
-
 /// Adds one line to the record.
 ///
 /// # Errors
 /// When the file cannot be written.
 pub(crate) fn append(path: &Path, task: &Task, verdict: &Verdict) -> Result<()> {
-    let recoveries: serde_json::Map<String, serde_json::Value> = verdict
-        .tally
-        .recoveries
-        .iter()
-        .map(|(what, times)| (what.clone(), json!(times.iter().map(Duration::as_secs_f64).collect::<Vec<_>>())))
-        .collect();
     let line = json!({
         "seed": task.seed,
         "seconds": task.time.as_secs(),
-        "database": format!("{:?}", task.database).to_lowercase(),
-        "broker": format!("{:?}", task.broker).to_lowercase(),
+        "database": format!("{:?}", task.setting.database).to_lowercase(),
+        "broker": format!("{:?}", task.setting.broker).to_lowercase(),
+        "small_disk": task.setting.small_disk,
         "breach": task.breach.map(hapax::sabotage::Breach::name),
         "servers": verdict.servers,
         "orders": verdict.orders,
         "copies": verdict.copies,
         "felt": verdict.tally.felt,
         "missed": verdict.tally.missed,
-        "recoveries": recoveries,
+        "swaps": verdict.swaps,
         "soak": verdict.soak,
         "violations": verdict.violations.len(),
     });

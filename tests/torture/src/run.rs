@@ -13,14 +13,20 @@ use crate::nemesis::{Nemesis, START_LIMIT, Tally};
 use crate::order::Order;
 use crate::producer::{Producer, Progress, Sent};
 use crate::soak::Soak;
-use crate::stage::{BrokerKind, DatabaseKind, ORDERED, Stage, TOLD};
+use crate::stage::{ORDERED, Setting, Stage, TOLD};
 use crate::witness::Witness;
 
-/// How long nothing may change before a run counts as stuck.
-const STUCK: Duration = Duration::from_secs(60);
+/// How long nothing may change before a run counts as stuck, and how long it may take until all is done.
+const LIMITS: Limits = Limits { still: Duration::from_secs(60), rest: Duration::from_secs(300) };
 
-/// How long it may take until all is done, whatever changes.
-const REST_LIMIT: Duration = Duration::from_secs(300);
+/// Where an invariant is broken there is no use in waiting.
+const LIMITS_OF_BREACHES: Limits = Limits { still: Duration::from_secs(15), rest: Duration::from_secs(45) };
+
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    still: Duration,
+    rest: Duration,
+}
 
 /// How often it is looked whether all is done.
 const LOOK: Duration = Duration::from_millis(250);
@@ -33,8 +39,7 @@ const HISTORIES: usize = 10;
 pub(crate) struct Task {
     pub(crate) seed: u64,
     pub(crate) time: Duration,
-    pub(crate) database: DatabaseKind,
-    pub(crate) broker: BrokerKind,
+    pub(crate) setting: Setting,
     pub(crate) hosts: usize,
     pub(crate) breach: Option<Breach>,
     /// Orders a second at most.
@@ -49,6 +54,8 @@ pub(crate) struct Verdict {
     pub(crate) orders: u64,
     pub(crate) copies: u64,
     pub(crate) tally: Tally,
+    /// See [`Host::swaps_in_flight`].
+    pub(crate) swaps: usize,
     pub(crate) violations: Vec<Violation>,
     /// What a soak has measured.
     pub(crate) soak: Option<String>,
@@ -100,17 +107,18 @@ pub(crate) async fn run(task: Task) -> Result<Verdict> {
 
     let histories = histories(&nemesis, &sent.orders, &violations).await?;
     let (orders, copies, tally) = (sent.orders.len() as u64, sent.copies, nemesis.tally.clone());
-    Ok(Verdict { servers, orders, copies, tally, violations, soak: soaked, histories })
+    let swaps = nemesis.hosts.iter().map(Host::swaps_in_flight).sum();
+    Ok(Verdict { servers, orders, copies, tally, swaps, violations, soak: soaked, histories })
 }
 
 /// Servers, hosts that consume, and a producer.
 async fn set_up(task: &Task) -> Result<(Nemesis, Arc<Producer>)> {
-    let stage = Stage::start(task.database, task.broker).await?;
-    let is_file = task.database == DatabaseKind::Sqlite || task.broker == BrokerKind::Embedded;
+    let stage = Stage::start(task.setting).await?;
+    let is_file = task.setting.is_file() || task.setting.is_embedded();
     let mut hosts = Vec::new();
     // A file has one host.
-    for number in 1..=if is_file { 1 } else { task.hosts } {
-        hosts.push(Host::new(&stage, &format!("host-{number}"), task.breach).await?);
+    for number in 0..if is_file { 1 } else { task.hosts } {
+        hosts.push(Host::new(&stage, number, task.breach).await?);
     }
     first_start(&mut hosts).await?;
     let progress = Arc::<Progress>::default();
@@ -121,9 +129,10 @@ async fn set_up(task: &Task) -> Result<(Nemesis, Arc<Producer>)> {
 
 /// Waits until nothing waits any more; then publishes what is to come again at the end, and waits again.
 async fn come_to_rest(nemesis: &mut Nemesis, producer: &Producer, sent: &mut Sent) -> Result<()> {
-    settle(nemesis, sent).await?;
+    let limits = if nemesis.task.breach.is_some() { LIMITS_OF_BREACHES } else { LIMITS };
+    settle(nemesis, sent, limits).await?;
     producer.repeat(sent).await;
-    settle(nemesis, sent).await
+    settle(nemesis, sent, limits).await
 }
 
 /// Measures until the time is over.
@@ -150,7 +159,7 @@ async fn first_start(hosts: &mut [Host]) -> Result<()> {
 }
 
 /// Waits until nothing waits any more; an error if nothing changes for a long time before that.
-async fn settle(nemesis: &mut Nemesis, sent: &Sent) -> Result<()> {
+async fn settle(nemesis: &mut Nemesis, sent: &Sent, limits: Limits) -> Result<()> {
     let began = Instant::now();
     let (mut before, mut changed) = (String::new(), Instant::now());
     loop {
@@ -164,11 +173,11 @@ async fn settle(nemesis: &mut Nemesis, sent: &Sent) -> Result<()> {
         if now != before {
             (before, changed) = (now, Instant::now());
         }
-        if changed.elapsed() > STUCK {
+        if changed.elapsed() > limits.still {
             let logs: Vec<String> = nemesis.hosts.iter().map(Host::log_tail).collect();
-            anyhow::bail!("nothing changed for {STUCK:?}: {before}\n{}", logs.join("\n"));
+            anyhow::bail!("nothing changed for {:?}: {before}\n{}", limits.still, logs.join("\n"));
         }
-        anyhow::ensure!(began.elapsed() < REST_LIMIT, "it does not come to rest: {before}");
+        anyhow::ensure!(began.elapsed() < limits.rest, "it does not come to rest: {before}");
         tokio::time::sleep(LOOK).await;
     }
 }
@@ -186,6 +195,8 @@ async fn progress(nemesis: &Nemesis, sent: &Sent) -> Result<(bool, String)> {
     for consumer in ORDERED {
         let rest = format!("FROM hapax_inbox WHERE consumer = '{consumer}' AND updated_at > 0");
         ask(&format!("{consumer} knows"), "COUNT(*)", &rest, named).await?;
+        let rest = format!("FROM hapax_parked WHERE consumer = '{consumer}' AND state = 4 AND reason = 'id-conflict'");
+        ask(&format!("{consumer} took for forged"), "COUNT(*)", &rest, i64::try_from(sent.forged)?).await?;
     }
     let told = i64::try_from(sent.telling * ORDERED.len())?;
     ask("told effects", "COUNT(*)", &format!("FROM effects WHERE consumer = '{TOLD}'"), told).await?;

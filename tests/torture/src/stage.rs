@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use hapax::broker::{self, Broker};
-use hapax_tests::servers::{MariaDb, Postgres, Rabbit, Redis};
+use hapax_tests::servers::{MariaDb, Postgres, Rabbit, Redis, SmallDisk};
 use hapax_tests::vhost::{Message, Vhost};
 use serde_json::json;
 use tempfile::TempDir;
+use url::Url;
 
 use crate::books::Reader;
 use crate::order::{GOODS, MAX_ATTEMPTS, Order, STOCK};
@@ -48,9 +49,41 @@ pub(crate) enum DatabaseKind {
 /// Which broker a run is on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum BrokerKind {
+    /// One RabbitMQ.
     Amqp,
+    /// Three nodes of RabbitMQ.
+    Cluster,
     Embedded,
 }
+
+/// What a run is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Setting {
+    pub(crate) database: DatabaseKind,
+    pub(crate) broker: BrokerKind,
+    /// Can the database's disk be filled?
+    pub(crate) small_disk: bool,
+}
+
+impl Setting {
+    /// True if the database is a file.
+    pub(crate) fn is_file(self) -> bool {
+        self.database == DatabaseKind::Sqlite
+    }
+
+    /// True if broker and locks are in the host's own process.
+    pub(crate) fn is_embedded(self) -> bool {
+        self.broker == BrokerKind::Embedded
+    }
+
+    /// True if the broker has several nodes.
+    pub(crate) fn is_cluster(self) -> bool {
+        self.broker == BrokerKind::Cluster
+    }
+}
+
+/// Nodes of a cluster: the fewest that can lose one.
+const NODES: usize = 3;
 
 /// The database server, or none for a file.
 pub(crate) enum DatabaseServer {
@@ -61,16 +94,23 @@ pub(crate) enum DatabaseServer {
 
 /// Everything that hosts depend on.
 pub(crate) struct Stage {
+    pub(crate) setting: Setting,
     pub(crate) folder: TempDir,
-    pub(crate) rabbit: Option<Rabbit>,
+    /// RabbitMQ's nodes, if there are any.
+    pub(crate) rabbits: Vec<Rabbit>,
     pub(crate) redis: Option<Redis>,
     pub(crate) database: DatabaseServer,
     pub(crate) vhost: Option<Vhost>,
-    pub(crate) broker_url: String,
+    /// Where the broker is: each of its nodes.
+    pub(crate) broker_urls: Vec<String>,
+    /// To the broker, or to whichever of its nodes lives.
+    balanced: Option<Wire>,
     pub(crate) lock_url: String,
     pub(crate) database_url: String,
     pub(crate) reader: Reader,
     pub(crate) module: PathBuf,
+    /// What a database file is on, if that is small.
+    file_disk: Option<SmallDisk>,
 }
 
 /// What lies between one host and its servers; none to a file.
@@ -81,40 +121,55 @@ pub(crate) struct Wires {
     pub(crate) database: Option<Wire>,
 }
 
+impl Wires {
+    /// Those that there are.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Wire> {
+        [&self.broker, &self.lock, &self.database].into_iter().flatten()
+    }
+}
+
 impl Stage {
     /// Starts the servers, and prepares them.
     ///
     /// # Errors
     /// When one does not start or refuses something.
-    pub(crate) async fn start(database: DatabaseKind, broker: BrokerKind) -> Result<Self> {
+    pub(crate) async fn start(setting: Setting) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("hapax-torture-").tempdir()?;
-        let file = |name: &str| folder.path().join(name).display().to_string();
-        let (rabbit, vhost, broker_url) = match broker {
-            BrokerKind::Embedded => (None, None, format!("embedded:{}", file("broker.db"))),
-            BrokerKind::Amqp => {
-                let rabbit = Rabbit::start().await?;
-                let vhost = rabbit.vhost("torture").await?;
-                let url = vhost.url().to_owned();
-                (Some(rabbit), Some(vhost), url)
-            }
+        let rabbits = match setting.broker {
+            BrokerKind::Embedded => Vec::new(),
+            BrokerKind::Amqp => vec![Rabbit::start().await?],
+            BrokerKind::Cluster => Rabbit::start_cluster(NODES).await?,
         };
-        let (redis, lock_url) = match broker {
-            BrokerKind::Embedded => (None, "local:".to_owned()),
-            BrokerKind::Amqp => {
-                let redis = Redis::start().await?;
-                let url = redis.fresh_database().await?.url().to_owned();
-                (Some(redis), url)
-            }
+        let vhost = match rabbits.first() {
+            Some(rabbit) => Some(rabbit.vhost("torture").await?),
+            None => None,
         };
-        let (database, database_url) = match database {
-            DatabaseKind::Sqlite => (DatabaseServer::None, format!("sqlite://{}", file("shop.db"))),
+        let broker_urls = match &vhost {
+            Some(vhost) => rabbits.iter().map(|node| same_path(node.url(), vhost.url())).collect::<Result<_>>()?,
+            None => vec![format!("embedded:{}", folder.path().join("broker.db").display())],
+        };
+        let balanced = if setting.is_cluster() { Some(Wire::to(&broker_urls).await?) } else { None };
+        let redis = if setting.is_embedded() { None } else { Some(Redis::start().await?) };
+        let lock_url = match &redis {
+            Some(redis) => redis.fresh_database().await?.url().to_owned(),
+            None => "local:".to_owned(),
+        };
+        let mut file_disk = None;
+        let (database, database_url) = match setting.database {
+            DatabaseKind::Sqlite => {
+                file_disk = if setting.small_disk { Some(SmallDisk::make()?) } else { None };
+                let file = file_disk.as_ref().map_or(folder.path(), SmallDisk::path).join("shop.db");
+                (DatabaseServer::None, format!("sqlite://{}", file.display()))
+            }
             DatabaseKind::Postgres => {
-                let server = Postgres::start().await?;
+                let server =
+                    if setting.small_disk { Postgres::start_on_small_disk().await? } else { Postgres::start().await? };
                 let url = server.create_database("torture").await?;
                 (DatabaseServer::Postgres(server), url)
             }
             DatabaseKind::Mariadb => {
-                let server = MariaDb::start().await?;
+                let server =
+                    if setting.small_disk { MariaDb::start_on_small_disk().await? } else { MariaDb::start().await? };
                 let url = server.create_database("torture").await?;
                 (DatabaseServer::MariaDb(server), url)
             }
@@ -122,11 +177,34 @@ impl Stage {
         let reader = Reader::open(&database_url).await?;
         prepare_tables(&reader).await?;
         if let Some(vhost) = &vhost {
-            prepare_queues(vhost).await?;
+            prepare_queues(vhost, setting.is_cluster()).await?;
         }
         let module = folder.path().join("module.wasm");
         std::fs::copy(hapax_tests::proc::guest("chaos")?, &module).context("copying the handler")?;
-        Ok(Self { folder, rabbit, redis, database, vhost, broker_url, lock_url, database_url, reader, module })
+        Ok(Self {
+            setting,
+            folder,
+            rabbits,
+            redis,
+            database,
+            vhost,
+            broker_urls,
+            balanced,
+            lock_url,
+            database_url,
+            reader,
+            module,
+            file_disk,
+        })
+    }
+
+    /// The disk that the database is on, if that is a small one.
+    pub(crate) fn small_disk(&self) -> Option<&SmallDisk> {
+        match &self.database {
+            DatabaseServer::Postgres(server) => server.disk(),
+            DatabaseServer::MariaDb(server) => server.disk(),
+            DatabaseServer::None => self.file_disk.as_ref(),
+        }
     }
 
     /// Names and versions of the servers.
@@ -136,7 +214,8 @@ impl Stage {
             DatabaseServer::MariaDb(server) => format!("MariaDB {}", server.version()),
             DatabaseServer::None => "SQLite".to_owned(),
         };
-        let rabbit = self.rabbit.as_ref().map(|server| format!("RabbitMQ {}", server.version()));
+        let nodes = if self.setting.is_cluster() { format!(" ({NODES} nodes)") } else { String::new() };
+        let rabbit = self.rabbits.first().map(|server| format!("RabbitMQ {}{nodes}", server.version()));
         let redis = self.redis.as_ref().map(|server| format!("Redis {}", server.version()));
         [Some(database), Some(rabbit.unwrap_or("the embedded broker".to_owned())), redis]
             .into_iter()
@@ -150,22 +229,40 @@ impl Stage {
     /// # Errors
     /// When the broker does not let it in.
     pub(crate) async fn broker(&self) -> Result<Arc<dyn Broker>> {
-        Ok(broker::open(&self.broker_url, &broker::Settings::default()).await?)
+        let url = match &self.balanced {
+            Some(wire) => wire.through(&self.broker_urls[0])?,
+            None => self.broker_urls[0].clone(),
+        };
+        Ok(broker::open(&url, &broker::Settings::default()).await?)
     }
 
-    /// Wires for one host, all fair.
+    /// Asks the lock server.
+    ///
+    /// # Errors
+    /// When it does not answer, or refuses.
+    pub(crate) async fn ask_locks<T: redis::FromRedisValue>(&self, words: &[&str]) -> Result<T> {
+        let client = redis::Client::open(self.lock_url.as_str())?;
+        let mut connection = client.get_multiplexed_async_connection().await.context("connecting to Redis")?;
+        let (name, args) = words.split_first().context("nothing to ask")?;
+        redis::cmd(name).arg(args).query_async(&mut connection).await.with_context(|| format!("asking Redis {words:?}"))
+    }
+
+    /// Wires for the host of that number, all fair. Hosts prefer different nodes of a cluster.
     ///
     /// # Errors
     /// When there is no port for one.
-    pub(crate) async fn wires(&self) -> Result<Wires> {
-        let remote = async |url: &str, is_server: bool| match is_server {
-            true => Wire::to(url).await.map(Some),
+    pub(crate) async fn wires(&self, host: usize) -> Result<Wires> {
+        let remote = async |urls: &[String], is_server: bool| match is_server {
+            true => Wire::to(urls).await.map(Some),
             false => Ok(None),
         };
+        let mut brokers = self.broker_urls.clone();
+        let count = brokers.len();
+        brokers.rotate_left(host % count);
         Ok(Wires {
-            broker: remote(&self.broker_url, self.rabbit.is_some()).await?,
-            lock: remote(&self.lock_url, self.redis.is_some()).await?,
-            database: remote(&self.database_url, !matches!(self.database, DatabaseServer::None)).await?,
+            broker: remote(&brokers, !self.setting.is_embedded()).await?,
+            lock: remote(std::slice::from_ref(&self.lock_url), self.redis.is_some()).await?,
+            database: remote(std::slice::from_ref(&self.database_url), !self.setting.is_file()).await?,
         })
     }
 
@@ -180,15 +277,22 @@ impl Stage {
         };
         let path = self.folder.path().join(format!("{host}.toml"));
         let text = config(
-            &through(&wires.broker, &self.broker_url)?,
+            &through(&wires.broker, &self.broker_urls[0])?,
             &through(&wires.lock, &self.lock_url)?,
             &through(&wires.database, &self.database_url)?,
             &self.module,
-            self.rabbit.is_none(),
+            self.setting.is_embedded(),
         )?;
         std::fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
         Ok(path)
     }
+}
+
+/// The URL of another node to the same virtual host.
+fn same_path(node: &str, vhost: &str) -> Result<String> {
+    let (mut node, vhost) = (Url::parse(node)?, Url::parse(vhost)?);
+    node.set_path(vhost.path());
+    Ok(node.into())
 }
 
 async fn prepare_tables(reader: &Reader) -> Result<()> {
@@ -207,6 +311,7 @@ async fn prepare_tables(reader: &Reader) -> Result<()> {
             "CREATE TABLE late (goods_id BIGINT NOT NULL, FOREIGN KEY (goods_id) REFERENCES stock (goods_id){deferred})"
         ))
         .await?;
+    prepare_sickness(reader).await?;
     for goods in 0..GOODS {
         reader.execute(&format!("INSERT INTO switch (goods_id, turned) VALUES ({goods}, 0)")).await?;
         reader.execute(&format!("INSERT INTO stock (goods_id, quantity) VALUES ({goods}, {STOCK})")).await?;
@@ -214,14 +319,39 @@ async fn prepare_tables(reader: &Reader) -> Result<()> {
     Ok(())
 }
 
-async fn prepare_queues(vhost: &Vhost) -> Result<()> {
+/// A trigger that fails some statements as if transactions could not be put in an order, while a switch is on. What it
+/// has done a sequence counts, which no rollback undoes.
+async fn prepare_sickness(reader: &Reader) -> Result<()> {
+    let (before, trigger) = match reader {
+        Reader::Postgres(_) => (
+            "CREATE FUNCTION sicken() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+             IF (SELECT sick FROM health) = 1 AND random() < 0.05 AND nextval('sickened') > 0 THEN \
+             RAISE EXCEPTION 'could not serialize access' USING ERRCODE = '40001'; END IF; RETURN NEW; END $$",
+            "CREATE TRIGGER sicken BEFORE INSERT ON effects FOR EACH ROW EXECUTE FUNCTION sicken()",
+        ),
+        Reader::MariaDb(_) => (
+            "DO 0",
+            "CREATE TRIGGER sicken BEFORE INSERT ON effects FOR EACH ROW \
+             IF (SELECT sick FROM health) = 1 AND RAND() < 0.05 AND NEXTVAL(sickened) > 0 THEN \
+             SIGNAL SQLSTATE '40001' SET MYSQL_ERRNO = 1213, MESSAGE_TEXT = 'Deadlock found'; END IF",
+        ),
+        Reader::Sqlite(_) => return Ok(()),
+    };
+    reader.execute("CREATE TABLE health (sick BIGINT NOT NULL)").await?;
+    reader.execute("INSERT INTO health (sick) VALUES (0)").await?;
+    reader.execute("CREATE SEQUENCE sickened").await?;
+    reader.execute(before).await?;
+    reader.execute(trigger).await
+}
+
+async fn prepare_queues(vhost: &Vhost, is_cluster: bool) -> Result<()> {
     vhost.declare_exchange(EXCHANGE, "topic").await?;
     vhost.declare_exchange(BOTH, "topic").await?;
     for queue in ORDERED {
         vhost.declare_exchange(&own_exchange(queue), "topic").await?;
     }
     for queue in [ORDERED[0], ORDERED[1], TOLD, DEAD_QUEUE] {
-        declare(vhost, queue).await?;
+        declare(vhost, queue, is_cluster).await?;
     }
     bind(vhost).await
 }
@@ -230,9 +360,10 @@ async fn prepare_queues(vhost: &Vhost) -> Result<()> {
 ///
 /// # Errors
 /// When the broker refuses.
-pub(crate) async fn declare(vhost: &Vhost, queue: &str) -> Result<()> {
+pub(crate) async fn declare(vhost: &Vhost, queue: &str, is_cluster: bool) -> Result<()> {
     let quorum = json!({ "x-queue-type": "quorum" });
-    vhost.declare_queue(queue, if queue == ORDERED[1] { quorum } else { json!({}) }).await?;
+    // A classic queue is lost for as long as its node is.
+    vhost.declare_queue(queue, if is_cluster || queue == ORDERED[1] { quorum } else { json!({}) }).await?;
     if ORDERED.contains(&queue) {
         vhost.bind_queue(BOTH, queue, "#").await?;
         vhost.bind_queue(&own_exchange(queue), queue, "#").await?;

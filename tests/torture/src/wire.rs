@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use anyhow::Result;
-use hapax_tests::relay::Relay;
+use anyhow::{Context as _, Result};
+use hapax_tests::relay::{Relay, host_and_port};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -33,7 +33,7 @@ pub(crate) enum Way {
     Both,
 }
 
-/// A relay to one server; it ends with this value, and its connections with it.
+/// A relay to one server, or to whichever of a cluster's nodes answers; it ends with this value, and its connections with it.
 pub(crate) struct Wire {
     relay: Relay,
     weather: watch::Sender<Weather>,
@@ -41,15 +41,18 @@ pub(crate) struct Wire {
 }
 
 impl Wire {
-    /// Relays to the host and port of a server's URL.
+    /// Relays to the host and port of a server's URL, or of the next of them where nobody answers.
     ///
     /// # Errors
     /// As [`Relay::to`].
-    pub(crate) async fn to(url: &str) -> Result<Self> {
+    pub(crate) async fn to(urls: &[String]) -> Result<Self> {
         let weather = watch::Sender::new(Weather::Fair);
         let touched = Arc::<AtomicUsize>::default();
         let (now, touches) = (weather.subscribe(), touched.clone());
-        let relay = Relay::to(url, move |host, server| relay(host, server, now.clone(), touches.clone())).await?;
+        let servers = urls.iter().map(|url| host_and_port(url)).collect::<Result<Arc<[_]>>>()?;
+        let first = urls.first().context("nothing to relay to")?;
+        let serve = move |host, _| relay(host, servers.clone(), now.clone(), touches.clone());
+        let relay = Relay::to(first, serve).await?;
         Ok(Self { relay, weather, touched })
     }
 
@@ -75,7 +78,7 @@ impl Wire {
 
 async fn relay(
     mut host: TcpStream,
-    server: (String, u16),
+    servers: Arc<[(String, u16)]>,
     weather: watch::Receiver<Weather>,
     touched: Arc<AtomicUsize>,
 ) -> std::io::Result<()> {
@@ -83,7 +86,7 @@ async fn relay(
         touched.fetch_add(1, Ordering::Relaxed);
         return Ok(());
     }
-    let mut server = TcpStream::connect(server).await?;
+    let mut server = connect(&servers).await?;
     host.set_nodelay(true)?;
     server.set_nodelay(true)?;
     let end = {
@@ -100,6 +103,18 @@ async fn relay(
         server.set_zero_linger()?;
     }
     Ok(())
+}
+
+/// Connects to the first that answers.
+async fn connect(servers: &[(String, u16)]) -> std::io::Result<TcpStream> {
+    let mut result = Err(std::io::ErrorKind::AddrNotAvailable.into());
+    for (host, port) in servers {
+        result = TcpStream::connect((host.as_str(), *port)).await;
+        if result.is_ok() {
+            break;
+        }
+    }
+    result
 }
 
 /// How a connection ends.

@@ -5,15 +5,51 @@ use std::time::Duration;
 use hapax::sabotage::Step;
 use rand::Rng as _;
 use rand::rngs::StdRng;
-use rand::seq::IndexedRandom as _;
+use rand::seq::SliceRandom as _;
 
 use crate::fleet::Trap;
-use crate::stage::{BrokerKind, DatabaseKind};
+use crate::stage::Setting;
 use crate::wire::{Way, Weather};
 
-/// One fault. `host` is a number; hosts are counted round.
+/// A fault, as one of the arms of the nemesis can do it.
+pub(crate) trait Fault: Copy {
+    /// What it is counted as.
+    fn kind(&self) -> String;
+
+    /// One of each kind, some more than once: hosts and databases that die at the wrong moment find most.
+    fn all(random: &mut StdRng) -> Vec<Self>;
+
+    /// False if there is nothing in this setting that it could be done to.
+    fn fits(&self, setting: &Setting) -> bool;
+}
+
+/// All faults, shuffled: every kind comes up, in an order that the seed makes, before one comes up again.
+pub(crate) struct Deck<F> {
+    random: StdRng,
+    setting: Setting,
+    cards: Vec<F>,
+}
+
+impl<F: Fault> Deck<F> {
+    pub(crate) fn new(random: StdRng, setting: Setting) -> Self {
+        Self { random, setting, cards: Vec::new() }
+    }
+
+    /// The next one, and how long to rest after it, of at most `longest`.
+    pub(crate) fn draw(&mut self, longest: Duration) -> Option<(F, Duration)> {
+        if self.cards.is_empty() {
+            self.cards = F::all(&mut self.random);
+            self.cards.retain(|fault| fault.fits(&self.setting));
+            self.cards.shuffle(&mut self.random);
+        }
+        let rest = longest.mul_f64(self.random.random_range(0.1..1.0));
+        Some((self.cards.pop()?, rest))
+    }
+}
+
+/// What is done to hosts, and to what they run. `host` is a number; hosts are counted round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fault {
+pub(crate) enum HostFault {
     /// A host is killed.
     Kill { host: usize },
     /// A host dies or freezes at a step of the path; see [`Trap`].
@@ -22,8 +58,82 @@ pub(crate) enum Fault {
     Frozen { host: usize, time: Duration },
     /// A host is stopped in good order, and started again.
     Stopped { host: usize },
+    /// Modules are exchanged, good ones and bad ones, several a second.
+    Swaps { times: u32, seed: u64 },
+    /// Dead letters are redriven.
+    Redriven,
+}
+
+/// Steps that are reached only once they are brought about: nobody freezes there.
+const RARE: [Step; 3] = [Step::Rescuing, Step::Redriving, Step::Forgetting];
+
+impl Fault for HostFault {
+    fn kind(&self) -> String {
+        match self {
+            Self::Kill { .. } => "host killed".to_owned(),
+            Self::Trapped { trap: Trap::Kill(step, _), .. } => format!("host killed at {:?}", step.name()),
+            Self::Trapped { trap: Trap::Stop(step, _), .. } => format!("host frozen at {:?}", step.name()),
+            Self::Frozen { .. } => "host frozen".to_owned(),
+            Self::Stopped { .. } => "host stopped in good order".to_owned(),
+            Self::Swaps { .. } => "modules exchanged".to_owned(),
+            Self::Redriven => "dead letters redriven".to_owned(),
+        }
+    }
+
+    fn all(random: &mut StdRng) -> Vec<Self> {
+        let host = |random: &mut StdRng| random.random_range(0..64);
+        let mut all = Vec::new();
+        for _ in 0..6 {
+            all.push(Self::Kill { host: host(random) });
+        }
+        for _ in 0..4 {
+            all.push(Self::Frozen { host: host(random), time: freeze(random) });
+        }
+        for _ in 0..3 {
+            all.push(Self::Stopped { host: host(random) });
+            all.push(Self::Swaps { times: random.random_range(3..12), seed: random.random() });
+        }
+        all.push(Self::Redriven);
+        // The first host of every run dies while it makes the tables.
+        for step in Step::ALL.iter().copied().filter(|step| *step != Step::Migrating) {
+            let times = if RARE.contains(&step) || step == Step::Swapping { 1 } else { random.random_range(1..15) };
+            all.push(Self::Trapped { host: host(random), trap: Trap::Kill(step, times), frozen: Duration::ZERO });
+            if !RARE.contains(&step) {
+                all.push(Self::Trapped { host: host(random), trap: Trap::Stop(step, times), frozen: freeze(random) });
+            }
+        }
+        all
+    }
+
+    fn fits(&self, setting: &Setting) -> bool {
+        match self {
+            Self::Trapped { trap, .. } => match trap.step() {
+                // Both are steps of the AMQP client; and a file is never sent a COMMIT.
+                Step::Acknowledged | Step::Published => !setting.is_embedded(),
+                Step::CommitSent => !setting.is_file(),
+                _ => true,
+            },
+            _ => true,
+        }
+    }
+}
+
+/// Mostly longer than a lease, sometimes longer than a heartbeat.
+fn freeze(random: &mut StdRng) -> Duration {
+    Duration::from_millis(match random.random_range(0..30) {
+        0 => random.random_range(20_000..26_000),
+        1..15 => random.random_range(100..1500),
+        _ => random.random_range(2500..5000),
+    })
+}
+
+/// What is done to servers, and to the network between them and the hosts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ServerFault {
     /// The broker is killed and started again; twice in a row.
     BrokerKilled { twice: bool },
+    /// In a cluster the node that leads a quorum queue is killed, and started again after a time.
+    LeaderKilled { time: Duration },
     /// The broker closes all connections.
     BrokerCloses,
     /// The broker takes nothing from those who publish.
@@ -40,6 +150,10 @@ pub(crate) enum Fault {
     SessionsEnded,
     /// Somebody holds the rows that handlers change.
     RowsLocked { time: Duration },
+    /// Some statements fail as if transactions could not be put in an order.
+    Unserializable { time: Duration },
+    /// There is no room left on the database's disk.
+    DiskFull { time: Duration },
     /// The database server is frozen for a time.
     DatabaseFrozen { time: Duration },
     /// The lock server is killed and started again, empty.
@@ -54,10 +168,6 @@ pub(crate) enum Fault {
     LocksReadOnly { time: Duration },
     /// The network between a host and a server.
     Network { host: usize, target: Target, weather: Weather, time: Duration },
-    /// Modules are exchanged, good ones and bad ones, several a second.
-    Swaps { times: u32 },
-    /// Dead letters are redriven.
-    Redriven,
 }
 
 /// What a host is connected to.
@@ -68,171 +178,85 @@ pub(crate) enum Target {
     Database,
 }
 
-/// Steps that messages pass all the time.
-const COMMON: [Step; 18] = [
-    Step::Received,
-    Step::Locked,
-    Step::Begun,
-    Step::Owned,
-    Step::Claimed,
-    Step::Handled,
-    Step::Compensated,
-    Step::Parking,
-    Step::Committing,
-    Step::CommitSent,
-    Step::Committed,
-    Step::Acknowledging,
-    Step::Acknowledged,
-    Step::Taken,
-    Step::Publishing,
-    Step::Published,
-    Step::Confirmed,
-    Step::Swapping,
-];
+impl Fault for ServerFault {
+    fn kind(&self) -> String {
+        let kind = match self {
+            Self::BrokerKilled { twice: false } => "broker killed",
+            Self::BrokerKilled { twice: true } => "broker killed twice in a row",
+            Self::LeaderKilled { .. } => "leader of a quorum queue killed",
+            Self::BrokerCloses => "connections closed by the broker",
+            Self::BrokerAlarm { .. } => "memory alarm of the broker",
+            Self::ExchangeDeleted { .. } => "exchange deleted",
+            Self::QueueDeleted { .. } => "queue deleted",
+            Self::CopiesMovedBack => "copies of dead letters moved back",
+            Self::DatabaseKilled => "database killed",
+            Self::SessionsEnded => "connections ended by the database",
+            Self::RowsLocked { .. } => "rows locked by somebody else",
+            Self::Unserializable { .. } => "serialization failures",
+            Self::DiskFull { .. } => "disk of the database full",
+            Self::DatabaseFrozen { .. } => "database frozen",
+            Self::LocksKilled => "lock server killed, and empty",
+            Self::LocksFlushed => "locks flushed",
+            Self::LocksFrozen { .. } => "lock server frozen",
+            Self::LocksFull { .. } => "lock server out of memory",
+            Self::LocksReadOnly { .. } => "lock server read-only",
+            Self::Network { target, weather, .. } => return network(*target, *weather),
+        };
+        kind.to_owned()
+    }
 
-/// Steps that have to be brought about.
-const RARE: [Step; 3] = [Step::Rescuing, Step::Redriving, Step::Forgetting];
+    fn all(random: &mut StdRng) -> Vec<Self> {
+        let mut time = || Duration::from_millis(random.random_range(500..3000));
+        let mut all = vec![
+            Self::BrokerKilled { twice: false },
+            Self::BrokerKilled { twice: true },
+            Self::LeaderKilled { time: time() },
+            Self::LeaderKilled { time: time() },
+            Self::LeaderKilled { time: time() },
+            Self::BrokerAlarm { time: time() },
+            Self::ExchangeDeleted { time: time() },
+            Self::CopiesMovedBack,
+            Self::Unserializable { time: time() },
+            Self::Unserializable { time: time() },
+            Self::DiskFull { time: time() },
+            Self::DatabaseFrozen { time: time() },
+            Self::LocksKilled,
+            Self::LocksFlushed,
+            Self::LocksFrozen { time: time() },
+            Self::LocksFull { time: time() },
+            Self::LocksReadOnly { time: time() },
+        ];
+        for _ in 0..3 {
+            all.extend([
+                Self::BrokerCloses,
+                Self::DatabaseKilled,
+                Self::SessionsEnded,
+                Self::RowsLocked { time: time() },
+            ]);
+        }
+        all.push(Self::QueueDeleted { time: time(), which: random.random_range(0..64) });
+        for target in [Target::Broker, Target::Locks, Target::Database] {
+            for weather in [
+                Weather::Cut,
+                Weather::Silent(Way::ToServer),
+                Weather::Silent(Way::ToHost),
+                Weather::Silent(Way::Both),
+                Weather::Slow(Duration::from_millis(random.random_range(5..100))),
+                Weather::Reset,
+            ] {
+                let time = Duration::from_millis(random.random_range(500..3000));
+                all.push(Self::Network { host: random.random_range(0..64), target, weather, time });
+            }
+        }
+        all
+    }
 
-impl Fault {
-    /// What it is counted as.
-    pub(crate) fn kind(&self) -> String {
+    fn fits(&self, setting: &Setting) -> bool {
         match self {
-            Self::Kill { .. } => "host killed".to_owned(),
-            Self::Trapped { trap: Trap::Kill(step, _), .. } => format!("host killed at {:?}", step.name()),
-            Self::Trapped { trap: Trap::Stop(step, _), .. } => format!("host frozen at {:?}", step.name()),
-            Self::Frozen { .. } => "host frozen".to_owned(),
-            Self::Stopped { .. } => "host stopped in good order".to_owned(),
-            Self::BrokerKilled { twice: false } => "broker killed".to_owned(),
-            Self::BrokerKilled { twice: true } => "broker killed twice in a row".to_owned(),
-            Self::BrokerCloses => "connections closed by the broker".to_owned(),
-            Self::BrokerAlarm { .. } => "memory alarm of the broker".to_owned(),
-            Self::ExchangeDeleted { .. } => "exchange deleted".to_owned(),
-            Self::QueueDeleted { .. } => "queue deleted".to_owned(),
-            Self::CopiesMovedBack => "copies of dead letters moved back".to_owned(),
-            Self::DatabaseKilled => "database killed".to_owned(),
-            Self::SessionsEnded => "connections ended by the database".to_owned(),
-            Self::RowsLocked { .. } => "rows locked by somebody else".to_owned(),
-            Self::DatabaseFrozen { .. } => "database frozen".to_owned(),
-            Self::LocksKilled => "lock server killed, and empty".to_owned(),
-            Self::LocksFlushed => "locks flushed".to_owned(),
-            Self::LocksFrozen { .. } => "lock server frozen".to_owned(),
-            Self::LocksFull { .. } => "lock server out of memory".to_owned(),
-            Self::LocksReadOnly { .. } => "lock server read-only".to_owned(),
-            Self::Network { target, weather, .. } => {
-                let target = match target {
-                    Target::Broker => "broker",
-                    Target::Locks => "lock server",
-                    Target::Database => "database",
-                };
-                let weather = match weather {
-                    Weather::Fair => "fair",
-                    Weather::Cut => "cut",
-                    Weather::Silent(Way::ToServer) => "silent towards the server",
-                    Weather::Silent(Way::ToHost) => "silent towards the host",
-                    Weather::Silent(Way::Both) => "silent both ways",
-                    Weather::Slow(_) => "slow",
-                    Weather::Reset => "reset in the middle of a packet",
-                };
-                format!("network to the {target} {weather}")
-            }
-            Self::Swaps { .. } => "modules exchanged".to_owned(),
-            Self::Redriven => "dead letters redriven".to_owned(),
-        }
-    }
-
-    /// Draws one that makes sense with these servers.
-    pub(crate) fn draw(random: &mut StdRng, database: DatabaseKind, broker: BrokerKind) -> Self {
-        loop {
-            let fault = Self::draw_any(random);
-            if fault.fits(database, broker) {
-                return fault;
-            }
-        }
-    }
-
-    fn draw_any(random: &mut StdRng) -> Self {
-        let host = random.random_range(0..64);
-        let time = Duration::from_millis(random.random_range(500..3000));
-        match random.random_range(0..100) {
-            0..6 => Self::Kill { host },
-            6..30 => Self::Trapped { host, trap: Self::trap(random), frozen: Self::freeze(random) },
-            30..36 => Self::Frozen { host, time: Self::freeze(random) },
-            36..40 => Self::Stopped { host },
-            40..43 => Self::BrokerKilled { twice: random.random_bool(0.3) },
-            43..46 => Self::BrokerCloses,
-            46..48 => Self::BrokerAlarm { time },
-            48..50 => Self::ExchangeDeleted { time },
-            50 => Self::QueueDeleted { which: host, time },
-            51 => Self::CopiesMovedBack,
-            52..55 => Self::DatabaseKilled,
-            55..59 => Self::SessionsEnded,
-            59..62 => Self::RowsLocked { time },
-            62..64 => Self::DatabaseFrozen { time },
-            64..66 => Self::LocksKilled,
-            66..68 => Self::LocksFlushed,
-            68..70 => Self::LocksFrozen { time },
-            70..72 => Self::LocksFull { time },
-            72..74 => Self::LocksReadOnly { time },
-            74..92 => Self::Network { host, target: Self::target(random), weather: Self::weather(random), time },
-            92..97 => Self::Swaps { times: random.random_range(3..12) },
-            _ => Self::Redriven,
-        }
-    }
-
-    fn trap(random: &mut StdRng) -> Trap {
-        if random.random_bool(0.15) {
-            return Trap::Kill(RARE.choose(random).copied().unwrap_or(Step::Rescuing), 1);
-        }
-        let step = COMMON.choose(random).copied().unwrap_or(Step::Committed);
-        let times = if step == Step::Swapping { 1 } else { random.random_range(1..15) };
-        match random.random_bool(0.25) {
-            true => Trap::Stop(step, times),
-            false => Trap::Kill(step, times),
-        }
-    }
-
-    /// Mostly longer than a lease, sometimes longer than a heartbeat.
-    fn freeze(random: &mut StdRng) -> Duration {
-        Duration::from_millis(match random.random_range(0..20) {
-            0 => random.random_range(20_000..26_000),
-            1..8 => random.random_range(100..1500),
-            _ => random.random_range(2500..6000),
-        })
-    }
-
-    fn target(random: &mut StdRng) -> Target {
-        [Target::Broker, Target::Locks, Target::Database, Target::Database]
-            .choose(random)
-            .copied()
-            .unwrap_or(Target::Database)
-    }
-
-    fn weather(random: &mut StdRng) -> Weather {
-        match random.random_range(0..6) {
-            0 => Weather::Cut,
-            1 => Weather::Silent(Way::ToServer),
-            2 => Weather::Silent(Way::ToHost),
-            3 => Weather::Silent(Way::Both),
-            4 => Weather::Slow(Duration::from_millis(random.random_range(5..100))),
-            _ => Weather::Reset,
-        }
-    }
-
-    /// Files have no network, and no server.
-    fn fits(&self, database: DatabaseKind, broker: BrokerKind) -> bool {
-        let (is_file, is_embedded) = (database == DatabaseKind::Sqlite, broker == BrokerKind::Embedded);
-        match self {
-            Self::Kill { .. } | Self::Frozen { .. } | Self::Stopped { .. } | Self::Swaps { .. } | Self::Redriven => {
-                true
-            }
-            Self::Trapped { trap, .. } => match trap.step() {
-                // Both are steps of the AMQP client; and a file is never sent a COMMIT.
-                Step::Acknowledged | Step::Published => !is_embedded,
-                Step::CommitSent => !is_file,
-                _ => true,
-            },
-            Self::BrokerKilled { .. }
-            | Self::BrokerCloses
+            Self::LeaderKilled { .. } => setting.is_cluster(),
+            // The whole of a cluster is not killed: nothing would be left of what its queues promise.
+            Self::BrokerKilled { .. } => !setting.is_embedded() && !setting.is_cluster(),
+            Self::BrokerCloses
             | Self::BrokerAlarm { .. }
             | Self::ExchangeDeleted { .. }
             | Self::QueueDeleted { .. }
@@ -241,38 +265,67 @@ impl Fault {
             | Self::LocksFlushed
             | Self::LocksFrozen { .. }
             | Self::LocksFull { .. }
-            | Self::LocksReadOnly { .. } => !is_embedded,
-            Self::DatabaseKilled | Self::SessionsEnded | Self::RowsLocked { .. } | Self::DatabaseFrozen { .. } => {
-                !is_file
-            }
-            Self::Network { target: Target::Database, .. } => !is_file,
-            Self::Network { .. } => !is_embedded,
+            | Self::LocksReadOnly { .. } => !setting.is_embedded(),
+            Self::DatabaseKilled
+            | Self::SessionsEnded
+            | Self::RowsLocked { .. }
+            | Self::Unserializable { .. }
+            | Self::DatabaseFrozen { .. } => !setting.is_file(),
+            Self::DiskFull { .. } => setting.small_disk,
+            Self::Network { target: Target::Database, .. } => !setting.is_file(),
+            Self::Network { .. } => !setting.is_embedded(),
         }
     }
 }
 
+fn network(target: Target, weather: Weather) -> String {
+    let target = match target {
+        Target::Broker => "broker",
+        Target::Locks => "lock server",
+        Target::Database => "database",
+    };
+    let weather = match weather {
+        Weather::Fair => "fair",
+        Weather::Cut => "cut",
+        Weather::Silent(Way::ToServer) => "silent towards the server",
+        Weather::Silent(Way::ToHost) => "silent towards the host",
+        Weather::Silent(Way::Both) => "silent both ways",
+        Weather::Slow(_) => "slow",
+        Weather::Reset => "reset in the middle of a packet",
+    };
+    format!("network to the {target} {weather}")
+}
+
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use rand::SeedableRng as _;
 
     use super::*;
+    use crate::stage::{BrokerKind, DatabaseKind};
 
-    #[test]
-    fn a_seed_draws_the_same_faults() {
-        let draw = |seed| {
-            let mut random = StdRng::seed_from_u64(seed);
-            (0..200).map(|_| Fault::draw(&mut random, DatabaseKind::Postgres, BrokerKind::Amqp)).collect::<Vec<_>>()
-        };
-        assert_eq!(draw(1), draw(1));
-        assert_ne!(draw(1), draw(2));
+    const SETTING: Setting = Setting { database: DatabaseKind::Postgres, broker: BrokerKind::Amqp, small_disk: true };
+
+    fn draw<F: Fault>(seed: u64, count: usize) -> Vec<F> {
+        let mut deck = Deck::new(StdRng::seed_from_u64(seed), SETTING);
+        (0..count).filter_map(|_| deck.draw(Duration::from_secs(1))).map(|(fault, _)| fault).collect()
     }
 
     #[test]
-    fn every_step_is_a_place_to_die() {
-        let drawn: Vec<Step> = COMMON.into_iter().chain(RARE).collect();
-        for step in Step::ALL {
-            // The first host of every run dies there.
-            assert!(drawn.contains(step) || *step == Step::Migrating, "{step:?} is never reached");
+    fn a_seed_draws_the_same_faults() {
+        assert_eq!(draw::<HostFault>(1, 200), draw(1, 200));
+        assert_ne!(draw::<HostFault>(1, 200), draw(2, 200));
+        assert_eq!(draw::<ServerFault>(1, 200), draw(1, 200));
+    }
+
+    #[test]
+    fn every_step_is_a_place_to_die_before_one_comes_again() {
+        let count = HostFault::all(&mut StdRng::seed_from_u64(1)).len();
+        let drawn: BTreeSet<String> = draw::<HostFault>(1, count).iter().map(Fault::kind).collect();
+        for step in Step::ALL.iter().filter(|step| **step != Step::Migrating) {
+            let kind = HostFault::Trapped { host: 0, trap: Trap::Kill(*step, 1), frozen: Duration::ZERO }.kind();
+            assert!(drawn.contains(&kind), "{kind} is never done");
         }
     }
 }

@@ -1,15 +1,16 @@
-//! Faults of hosts, and of the network between them and their servers.
+//! The arm that strikes at hosts.
 
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use hapax::sabotage::Step;
 
-use super::fault::Target;
-use super::{Felt, Nemesis, START_LIMIT};
-use crate::fleet::{Host, Trap};
+use super::fault::HostFault;
+use super::modules::Modules;
+use super::{Arm, Felt, START_LIMIT};
+use crate::books::Reader;
+use crate::fleet::{Host, Trap, was_killed};
 use crate::stage::{DEAD_OF, OLD, ORDERED};
-use crate::wire::Weather;
 
 /// How long a host is waited for that is to die or freeze at a step. Some steps come by chance.
 const TRAP_LIMIT: Duration = Duration::from_secs(20);
@@ -17,15 +18,48 @@ const TRAP_LIMIT: Duration = Duration::from_secs(20);
 /// Old rows for retention to find.
 const OLD_ROWS: usize = 50;
 
-impl Nemesis {
-    pub(super) async fn kill(&mut self, host: usize) -> Result<Felt> {
+/// See [the module](self).
+pub(super) struct HostsArm<'a> {
+    pub(super) hosts: &'a mut [Host],
+    /// How many of them are spared.
+    pub(super) spared: usize,
+    pub(super) modules: &'a mut Modules,
+    pub(super) reader: Reader,
+}
+
+impl Arm for HostsArm<'_> {
+    type Fault = HostFault;
+
+    async fn strike(&mut self, fault: HostFault) -> Result<Felt> {
+        let felt = match fault {
+            HostFault::Kill { host } => self.kill(host).await?,
+            HostFault::Trapped { host, trap, frozen } => self.trap(host, trap, frozen).await?,
+            HostFault::Frozen { host, time } => self.freeze(host, time).await?,
+            HostFault::Stopped { host } => self.stop(host).await?,
+            HostFault::Swaps { times, seed } => self.modules.swap(self.hosts, times, seed).await?,
+            HostFault::Redriven => self.redrive().await?,
+        };
+        for host in &mut *self.hosts {
+            ensure!(host.is_running(), "{} ended by itself\n{}", host.name(), host.log_tail());
+        }
+        Ok(felt)
+    }
+}
+
+impl HostsArm<'_> {
+    fn host(&mut self, number: usize) -> &mut Host {
+        let hosts = &mut self.hosts[self.spared..];
+        &mut hosts[number % hosts.len()]
+    }
+
+    async fn kill(&mut self, host: usize) -> Result<Felt> {
         let host = self.host(host);
         host.kill().await?;
         host.start(None)?;
         Ok(Felt::Yes)
     }
 
-    pub(super) async fn freeze(&mut self, host: usize, time: Duration) -> Result<Felt> {
+    async fn freeze(&mut self, host: usize, time: Duration) -> Result<Felt> {
         let host = self.host(host);
         host.freeze()?;
         tokio::time::sleep(time).await;
@@ -33,7 +67,7 @@ impl Nemesis {
         Ok(Felt::Yes)
     }
 
-    pub(super) async fn stop(&mut self, host: usize) -> Result<Felt> {
+    async fn stop(&mut self, host: usize) -> Result<Felt> {
         let host = self.host(host);
         // One that has just been started may still be waiting for a server.
         host.wait_consuming(START_LIMIT).await?;
@@ -43,10 +77,11 @@ impl Nemesis {
     }
 
     /// Starts a host that dies or freezes at a step, and brings the step about.
-    pub(super) async fn trap(&mut self, host: usize, trap: Trap, frozen: Duration) -> Result<Felt> {
+    async fn trap(&mut self, host: usize, trap: Trap, frozen: Duration) -> Result<Felt> {
         match trap.step() {
             Step::Redriving => return self.trap_redrive(trap).await,
-            Step::Forgetting => self.leave_old_rows().await?,
+            // The database may be away: then there is nothing to forget.
+            Step::Forgetting if self.leave_old_rows().await.is_err() => return Ok(Felt::No),
             _ => {}
         }
         let number = host;
@@ -70,18 +105,18 @@ impl Nemesis {
     /// The command that redrives dies on the way.
     async fn trap_redrive(&mut self, trap: Trap) -> Result<Felt> {
         let args = ["dead", "redrive", "--consumer", DEAD_OF, "--reason", "compensation-failed", "-n", "3", "--yes"];
-        let (succeeded, _) = self.hosts[0].command(&args, Some(trap), START_LIMIT).await?;
-        Ok((!succeeded).into())
+        let (end, _) = self.hosts[0].commands().run(&args, Some(trap), START_LIMIT).await?;
+        Ok(was_killed(end).into())
     }
 
     /// Dead letters are handled again, some although they are compensated.
-    pub(super) async fn redrive(&mut self) -> Result<Felt> {
+    async fn redrive(&mut self) -> Result<Felt> {
         let mut felt = false;
         for consumer in ORDERED {
             for more in [&["compensation-failed"][..], &["permanent", "--force"], &["exhausted", "--force"]] {
                 let mut args = vec!["dead", "redrive", "--consumer", consumer, "-n", "5", "--yes", "--reason"];
                 args.extend(more);
-                let (_, said) = self.hosts[0].command(&args, None, START_LIMIT).await?;
+                let (_, said) = self.hosts[0].commands().run(&args, None, START_LIMIT).await?;
                 felt |= redriven(&said) > 0;
             }
         }
@@ -90,36 +125,15 @@ impl Nemesis {
 
     /// Rows that look as if they had been completed long ago.
     async fn leave_old_rows(&mut self) -> Result<()> {
-        let reader = &self.stage.reader;
+        let reader = &self.reader;
         for number in 0..OLD_ROWS {
-            let id = reader.literal(&format!("{OLD}{}-{number}", self.tally.felt.values().sum::<u64>()));
+            let id = reader.literal(&format!("{OLD}{:x}-{number}", rand::random::<u64>()));
             let row = format!("'{}', {id}, 1, 0", ORDERED[0]);
             reader
                 .execute(&format!("INSERT INTO hapax_inbox (consumer, message_id, status, updated_at) VALUES ({row})"))
                 .await?;
         }
         Ok(())
-    }
-
-    pub(super) async fn spoil_network(
-        &mut self,
-        host: usize,
-        target: Target,
-        weather: Weather,
-        time: Duration,
-    ) -> Result<Felt> {
-        let wires = &self.host(host).wires;
-        let wire = match target {
-            Target::Broker => &wires.broker,
-            Target::Locks => &wires.lock,
-            Target::Database => &wires.database,
-        };
-        let Some(wire) = wire else { return Ok(Felt::No) };
-        wire.set(weather);
-        tokio::time::sleep(time).await;
-        let touched = wire.touched();
-        wire.set(Weather::Fair);
-        Ok((touched > 0).into())
     }
 }
 

@@ -1,4 +1,6 @@
 //! The nemesis: does what the seed says to hosts and servers, and sees to it that it hurts.
+//!
+//! It has two arms, which strike at the same time: one at the hosts, one at their servers and the network.
 
 pub(crate) mod fault;
 mod hosts;
@@ -10,18 +12,25 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use hapax_tests::wait_until;
+use rand::SeedableRng as _;
 use rand::rngs::StdRng;
-use rand::{Rng as _, SeedableRng as _};
 
 use crate::fleet::Host;
 use crate::producer::Progress;
 use crate::run::Task;
 use crate::stage::{ORDERED, Stage};
-use fault::Fault;
+use fault::{Deck, Fault};
+use hosts::HostsArm;
 use modules::Modules;
+use servers::ServersArm;
 
 /// How long a host may take until it consumes, on a slow machine and whatever happens to it.
 pub(crate) const START_LIMIT: Duration = Duration::from_secs(60);
+
+/// The longest rest of an arm between two faults; in a soak there are few.
+const REST: Duration = Duration::from_millis(600);
+const SOAK_REST: Duration = Duration::from_secs(40);
 
 /// What became of a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,25 +47,45 @@ impl From<bool> for Felt {
     }
 }
 
-/// What was done.
+/// What was done, by kind.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Tally {
-    /// Faults that took effect while work was in flight, by kind.
+    /// Faults that took effect while work was in flight.
     pub(crate) felt: BTreeMap<String, u64>,
     /// Those that did not.
     pub(crate) missed: BTreeMap<String, u64>,
-    /// How long after a server accepted connections again messages flowed, by kind.
-    pub(crate) recoveries: BTreeMap<String, Vec<Duration>>,
+}
+
+impl Tally {
+    fn count(&mut self, kind: String, felt: bool) {
+        let counts = if felt { &mut self.felt } else { &mut self.missed };
+        *counts.entry(kind).or_default() += 1;
+    }
+
+    fn add(&mut self, other: &Self) {
+        for (ours, theirs) in [(&mut self.felt, &other.felt), (&mut self.missed, &other.missed)] {
+            for (kind, times) in theirs {
+                *ours.entry(kind.clone()).or_default() += times;
+            }
+        }
+    }
+}
+
+/// One of the two arms.
+trait Arm {
+    type Fault: Fault;
+
+    /// Does it. An error is a finding: something happened that was not done on purpose.
+    async fn strike(&mut self, fault: Self::Fault) -> Result<Felt>;
 }
 
 /// The hosts, their servers, and what is done to them.
 pub(crate) struct Nemesis {
     pub(crate) stage: Stage,
     pub(crate) hosts: Vec<Host>,
-    pub(crate) modules: Modules,
+    modules: Modules,
     pub(crate) tally: Tally,
-    random: StdRng,
-    task: Task,
+    pub(crate) task: Task,
     /// How far the producer is.
     progress: Arc<Progress>,
 }
@@ -64,8 +93,7 @@ pub(crate) struct Nemesis {
 impl Nemesis {
     pub(crate) fn new(stage: Stage, hosts: Vec<Host>, task: Task, progress: Arc<Progress>) -> Result<Self> {
         let modules = Modules::new(&stage.module)?;
-        let random = StdRng::seed_from_u64(task.seed);
-        Ok(Self { stage, hosts, modules, tally: Tally::default(), random, task, progress })
+        Ok(Self { stage, hosts, modules, tally: Tally::default(), task, progress })
     }
 
     /// Strikes until the time is over.
@@ -73,77 +101,31 @@ impl Nemesis {
     /// # Errors
     /// When something happens that was not done on purpose: a host ends by itself, a server does not come back.
     pub(crate) async fn rage(&mut self, until: Instant) -> Result<()> {
-        while Instant::now() < until {
-            let fault = Fault::draw(&mut self.random, self.task.database, self.task.broker);
-            let rest = self.random.random_range(if self.task.soak { 4000..20_000 } else { 100..1500 });
-            let rest = Duration::from_millis(rest);
-            self.strike(fault).await.with_context(|| format!("while this was done: {}", fault.kind()))?;
-            tokio::time::sleep(rest).await;
-        }
-        Ok(())
-    }
-
-    async fn strike(&mut self, fault: Fault) -> Result<()> {
-        let is_busy = self.progress.is_busy();
-        tracing::info!("{}", fault.kind());
-        let felt = match fault {
-            Fault::Kill { host } => self.kill(host).await?,
-            Fault::Trapped { host, trap, frozen } => self.trap(host, trap, frozen).await?,
-            Fault::Frozen { host, time } => self.freeze(host, time).await?,
-            Fault::Stopped { host } => self.stop(host).await?,
-            Fault::BrokerKilled { twice } => self.kill_broker(twice).await?,
-            Fault::BrokerCloses => self.close_connections().await?,
-            Fault::BrokerAlarm { time } => self.raise_alarm(time).await?,
-            Fault::ExchangeDeleted { time } => self.delete_exchange(time).await?,
-            Fault::QueueDeleted { which, time } => self.delete_queue(which, time).await?,
-            Fault::CopiesMovedBack => self.move_copies_back().await?,
-            Fault::DatabaseKilled => self.kill_database().await?,
-            Fault::SessionsEnded => self.end_sessions().await?,
-            Fault::RowsLocked { time } => self.lock_rows(time).await?,
-            Fault::DatabaseFrozen { time } => self.freeze_database(time).await?,
-            Fault::LocksKilled => self.kill_locks().await?,
-            Fault::LocksFlushed => self.flush_locks().await?,
-            Fault::LocksFrozen { time } => self.freeze_locks(time).await?,
-            Fault::LocksFull { time } => self.fill_locks(time).await?,
-            Fault::LocksReadOnly { time } => self.seal_locks(time).await?,
-            Fault::Network { host, target, weather, time } => self.spoil_network(host, target, weather, time).await?,
-            Fault::Swaps { times } => self.swap(times).await?,
-            Fault::Redriven => self.redrive().await?,
-        };
-        let tally = if felt == Felt::Yes && is_busy { &mut self.tally.felt } else { &mut self.tally.missed };
-        *tally.entry(fault.kind()).or_default() += 1;
-        self.see_that_all_run()
-    }
-
-    /// Every host runs: one that has ended by itself is a finding.
-    fn see_that_all_run(&mut self) -> Result<()> {
-        for host in &mut self.hosts {
-            anyhow::ensure!(host.is_running(), "{} ended by itself\n{}", host.name(), host.log_tail());
-        }
-        Ok(())
-    }
-
-    /// In a soak the first is spared, so that it can be seen what it uses.
-    fn host(&mut self, number: usize) -> &mut Host {
+        wait_until(START_LIMIT, "work to do harm to", async || self.progress.is_busy()).await?;
+        let setting = self.stage.setting;
+        // In a soak the first is spared, so that it can be seen what it uses.
         let spared = usize::from(self.task.soak && self.hosts.len() > 1);
-        let count = self.hosts.len() - spared;
-        &mut self.hosts[spared + number % count]
-    }
-
-    /// How long it takes until something is handled, measured from now.
-    async fn flows_again(&mut self, what: &str) -> Result<()> {
-        let count = async |stage: &Stage| stage.reader.number("COUNT(*)", "FROM effects").await;
-        let began = Instant::now();
-        let before =
-            hapax_tests::wait_for(START_LIMIT, "the database to answer", async || count(&self.stage).await).await?;
-        hapax_tests::wait_for(START_LIMIT, format!("messages to be handled again after this: {what}"), async || {
-            let now = count(&self.stage).await?;
-            anyhow::ensure!(now > before || !self.progress.is_busy(), "{now} effects, as before");
-            Ok(())
-        })
-        .await?;
-        self.tally.recoveries.entry(what.to_owned()).or_default().push(began.elapsed());
-        Ok(())
+        let wires = self.hosts[spared..].iter().map(|host| host.wires.clone()).collect();
+        let commands = self.hosts[0].commands();
+        let mut hosts =
+            HostsArm { hosts: &mut self.hosts, spared, modules: &mut self.modules, reader: self.stage.reader.clone() };
+        let mut servers = ServersArm {
+            stage: &mut self.stage,
+            wires,
+            commands,
+            seed: self.task.seed,
+            progress: self.progress.clone(),
+        };
+        let rest = if self.task.soak { SOAK_REST } else { REST };
+        let of_hosts = Deck::new(StdRng::seed_from_u64(self.task.seed), setting);
+        let of_servers = Deck::new(StdRng::seed_from_u64(!self.task.seed), setting);
+        let (one, other) = tokio::join!(
+            rage(&mut hosts, of_hosts, rest, until, &self.progress),
+            rage(&mut servers, of_servers, rest, until, &self.progress),
+        );
+        self.tally.add(&one.0);
+        self.tally.add(&other.0);
+        one.1.and(other.1)
     }
 
     /// Mends everything.
@@ -153,21 +135,43 @@ impl Nemesis {
     pub(crate) async fn heal(&mut self) -> Result<()> {
         self.modules.put_good()?;
         for host in &mut self.hosts {
-            for wire in [&host.wires.broker, &host.wires.lock, &host.wires.database].into_iter().flatten() {
-                wire.set(crate::wire::Weather::Fair);
-            }
+            host.wires.all().for_each(|wire| wire.set(crate::wire::Weather::Fair));
             host.start(None)?;
             // It may have been frozen when something else went wrong.
             host.thaw()?;
         }
-        self.retry_outbox().await
+        retry_outbox(&self.hosts[0].commands()).await
     }
+}
 
-    /// What was refused is published again.
-    async fn retry_outbox(&self) -> Result<()> {
-        for consumer in ORDERED {
-            self.hosts[0].command(&["outbox", "retry", consumer], None, START_LIMIT).await?;
+/// Strikes with one arm until the time is over, or something is found.
+async fn rage<A: Arm>(
+    arm: &mut A,
+    mut deck: Deck<A::Fault>,
+    rest: Duration,
+    until: Instant,
+    progress: &Progress,
+) -> (Tally, Result<()>) {
+    let mut tally = Tally::default();
+    while Instant::now() < until
+        && let Some((fault, rest)) = deck.draw(rest)
+    {
+        let is_busy = progress.is_busy();
+        tracing::info!("{}", fault.kind());
+        match arm.strike(fault).await {
+            Ok(felt) => tally.count(fault.kind(), felt == Felt::Yes && is_busy),
+            Err(error) => return (tally, Err(error.context(format!("while this was done: {}", fault.kind())))),
         }
-        Ok(())
+        tokio::time::sleep(rest).await;
     }
+    (tally, Ok(()))
+}
+
+/// What was refused is published again.
+async fn retry_outbox(commands: &crate::fleet::Commands) -> Result<()> {
+    for consumer in ORDERED {
+        let retried = commands.run(&["outbox", "retry", consumer], None, START_LIMIT).await;
+        retried.with_context(|| format!("retrying the outbox of {consumer}"))?;
+    }
+    Ok(())
 }

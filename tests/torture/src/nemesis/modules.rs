@@ -5,18 +5,17 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use hapax_tests::component::{rebuilt, trapping_at_start, with_core_module};
-use rand::Rng as _;
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
 
-use super::{Felt, Nemesis};
-
-/// What the log says when a host has exchanged its module.
-const SWAPPED: &str = "module swapped";
+use super::Felt;
+use crate::fleet::{Host, SWAPPED};
 
 /// How long a new module may take to be loaded by every host. A good one has to be compiled first.
 const SWAP_LIMIT: Duration = Duration::from_secs(20);
 
 /// The file that the hosts watch.
-pub(crate) struct Modules {
+pub(super) struct Modules {
     path: PathBuf,
     /// The component as it was built.
     component: Vec<u8>,
@@ -54,6 +53,23 @@ impl Modules {
         }
     }
 
+    /// Exchanges the module so many times, several a second.
+    pub(super) async fn swap(&mut self, hosts: &[Host], times: u32, seed: u64) -> Result<Felt> {
+        let mut random = StdRng::seed_from_u64(seed);
+        let before = swapped(hosts);
+        for number in 0..times {
+            match random.random_bool(0.3) {
+                true => self.put_bad(number)?,
+                false => self.put_another()?,
+            }
+            tokio::time::sleep(Duration::from_millis(random.random_range(100..400))).await;
+        }
+        self.put_another()?;
+        let all = before + hosts.len();
+        let loaded = hapax_tests::wait_until(SWAP_LIMIT, "the last module", async || swapped(hosts) >= all).await;
+        Ok(loaded.is_ok().into())
+    }
+
     /// Puts a good one there, unless one is.
     pub(super) fn put_good(&mut self) -> Result<()> {
         if self.good { Ok(()) } else { self.put_another() }
@@ -67,24 +83,7 @@ impl Modules {
     }
 }
 
-impl Nemesis {
-    /// Exchanges the module so many times, several a second.
-    pub(super) async fn swap(&mut self, times: u32) -> Result<Felt> {
-        let before = self.swapped();
-        for number in 0..times {
-            match self.random.random_bool(0.3) {
-                true => self.modules.put_bad(number)?,
-                false => self.modules.put_another()?,
-            }
-            tokio::time::sleep(Duration::from_millis(self.random.random_range(100..400))).await;
-        }
-        self.modules.put_another()?;
-        let all = before + self.hosts.len();
-        let loaded = hapax_tests::wait_until(SWAP_LIMIT, "the last module", async || self.swapped() >= all).await;
-        Ok(loaded.is_ok().into())
-    }
-
-    fn swapped(&self) -> usize {
-        self.hosts.iter().map(|host| host.said(SWAPPED)).sum()
-    }
+/// How often the hosts have exchanged their modules.
+fn swapped(hosts: &[Host]) -> usize {
+    hosts.iter().map(|host| host.said(SWAPPED)).sum()
 }

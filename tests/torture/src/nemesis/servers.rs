@@ -1,22 +1,69 @@
-//! Faults of the broker, the lock server and the database.
+//! The arm that strikes at the broker, the lock server, the database, and the network to them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use hapax_tests::servers::{Kind, Rabbit, Redis, Server};
 use hapax_tests::vhost::Vhost;
+use hapax_tests::wait_for;
 
-use super::{Felt, Nemesis};
+use super::fault::{ServerFault, Target};
+use super::{Arm, Felt, START_LIMIT, retry_outbox};
 use crate::books::Reader;
+use crate::fleet::Commands;
 use crate::order::Order;
-use crate::stage::{DEAD_OF, DEAD_QUEUE, DatabaseServer, EXCHANGE, ORDERED, again, bind, declare};
+use crate::producer::Progress;
+use crate::stage::{DEAD_OF, DEAD_QUEUE, DatabaseServer, EXCHANGE, ORDERED, Stage, Wires, again, bind, declare};
+use crate::wire::Weather;
 
 /// RabbitMQ's own mark, as a share of memory.
 const USUAL_MEMORY_MARK: &str = "0.4";
 
-impl Nemesis {
+/// See [the module](self).
+pub(super) struct ServersArm<'a> {
+    pub(super) stage: &'a mut Stage,
+    /// Between the hosts and their servers.
+    pub(super) wires: Vec<Arc<Wires>>,
+    pub(super) commands: Commands,
+    /// What orders follow from.
+    pub(super) seed: u64,
+    pub(super) progress: Arc<Progress>,
+}
+
+impl Arm for ServersArm<'_> {
+    type Fault = ServerFault;
+
+    async fn strike(&mut self, fault: ServerFault) -> Result<Felt> {
+        match fault {
+            ServerFault::BrokerKilled { twice } => self.kill_broker(twice).await,
+            ServerFault::LeaderKilled { time } => self.kill_leader(time).await,
+            ServerFault::BrokerCloses => self.close_connections().await,
+            ServerFault::BrokerAlarm { time } => self.raise_alarm(time).await,
+            ServerFault::ExchangeDeleted { time } => self.delete_exchange(time).await,
+            ServerFault::QueueDeleted { which, time } => self.delete_queue(which, time).await,
+            ServerFault::CopiesMovedBack => self.move_copies_back().await,
+            ServerFault::DatabaseKilled => self.kill_database().await,
+            ServerFault::SessionsEnded => self.end_sessions().await,
+            ServerFault::RowsLocked { time } => self.lock_rows(time).await,
+            ServerFault::Unserializable { time } => self.sicken(time).await,
+            ServerFault::DiskFull { time } => self.fill_disk(time).await,
+            ServerFault::DatabaseFrozen { time } => self.freeze_database(time).await,
+            ServerFault::LocksKilled => self.kill_locks().await,
+            ServerFault::LocksFlushed => self.flush_locks().await,
+            ServerFault::LocksFrozen { time } => self.freeze_locks(time).await,
+            ServerFault::LocksFull { time } => self.fill_locks(time).await,
+            ServerFault::LocksReadOnly { time } => self.seal_locks(time).await,
+            ServerFault::Network { host, target, weather, time } => {
+                self.spoil_network(host, target, weather, time).await
+            }
+        }
+    }
+}
+
+impl ServersArm<'_> {
     fn rabbit(&mut self) -> Result<&mut Rabbit> {
-        self.stage.rabbit.as_mut().context("there is no RabbitMQ here")
+        self.stage.rabbits.first_mut().context("there is no RabbitMQ here")
     }
 
     fn vhost(&self) -> Result<&Vhost> {
@@ -27,70 +74,82 @@ impl Nemesis {
         self.stage.redis.as_mut().context("there is no Redis here")
     }
 
-    pub(super) async fn kill_broker(&mut self, twice: bool) -> Result<Felt> {
+    async fn kill_broker(&mut self, twice: bool) -> Result<Felt> {
         let rabbit = self.rabbit()?;
         crash(rabbit).await?;
         if twice {
             crash(rabbit).await?;
         }
-        self.flows_again("broker killed").await?;
         Ok(Felt::Yes)
     }
 
-    pub(super) async fn close_connections(&mut self) -> Result<Felt> {
+    /// Kills the node that leads the quorum queue, while the others live.
+    async fn kill_leader(&mut self, time: Duration) -> Result<Felt> {
+        let leader = self.vhost()?.leader(ORDERED[1]).await?;
+        let node = self.stage.rabbits.iter_mut().find(|node| node.node_name().is_ok_and(|name| name == leader));
+        let node = node.with_context(|| format!("the queue is led by a node that is not known here: {leader}"))?;
+        node.kill9().await?;
+        tokio::time::sleep(time).await;
+        node.restart().await?;
+        Ok(Felt::Yes)
+    }
+
+    async fn close_connections(&mut self) -> Result<Felt> {
         Ok((self.vhost()?.close_connections().await? > 0).into())
     }
 
-    pub(super) async fn raise_alarm(&mut self, time: Duration) -> Result<Felt> {
+    async fn raise_alarm(&mut self, time: Duration) -> Result<Felt> {
         let rabbit = self.rabbit()?;
         rabbit.ctl(&["set_vm_memory_high_watermark", "0.0000001"]).await?;
         tokio::time::sleep(time).await;
-        rabbit.ctl(&["set_vm_memory_high_watermark", USUAL_MEMORY_MARK]).await?;
-        Ok(Felt::Yes)
+        let blocked = self.vhost()?.blocked_connections().await?;
+        self.rabbit()?.ctl(&["set_vm_memory_high_watermark", USUAL_MEMORY_MARK]).await?;
+        Ok((blocked > 0).into())
     }
 
-    pub(super) async fn delete_exchange(&mut self, time: Duration) -> Result<Felt> {
+    async fn delete_exchange(&mut self, time: Duration) -> Result<Felt> {
         let vhost = self.vhost()?;
         vhost.delete_exchange(EXCHANGE).await?;
         tokio::time::sleep(time).await;
         vhost.declare_exchange(EXCHANGE, "topic").await?;
         bind(vhost).await?;
         let refused = self.stage.reader.number("COUNT(*)", "FROM hapax_outbox WHERE state = 2").await?;
-        self.retry_outbox().await?;
+        retry_outbox(&self.commands).await?;
         Ok((refused > 0).into())
     }
 
     /// Deletes a queue with what is in it. Its producer sends again what it takes for lost, and some that is not.
-    pub(super) async fn delete_queue(&mut self, which: usize, time: Duration) -> Result<Felt> {
+    async fn delete_queue(&mut self, which: usize, time: Duration) -> Result<Felt> {
         let queue = ORDERED[which % ORDERED.len()];
         let vhost = self.vhost()?;
         let lost = vhost.queue(queue).await?.messages;
         vhost.delete_queue(queue).await?;
         tokio::time::sleep(time).await;
-        declare(vhost, queue).await?;
+        declare(vhost, queue, self.stage.setting.is_cluster()).await?;
         let published = self.progress.published();
         let known = self.stage.reader.known(queue).await?;
         let unknown =
-            (0..published).map(|number| Order::of(self.task.seed, number)).filter(|order| !known.contains(order.id()));
+            (0..published).map(|number| Order::of(self.seed, number)).filter(|order| !known.contains(order.id()));
+        let known = (0..published).map(|number| Order::of(self.seed, number)).filter_map(|order| order.forged());
         vhost.publish(unknown.map(|order| again(queue, &order))).await?;
+        vhost.publish(known.map(|forged| again(queue, &forged))).await?;
         Ok((lost > 0).into())
     }
 
-    pub(super) async fn move_copies_back(&mut self) -> Result<Felt> {
+    async fn move_copies_back(&mut self) -> Result<Felt> {
         Ok((self.vhost()?.move_messages(DEAD_QUEUE, DEAD_OF).await? > 0).into())
     }
 
-    pub(super) async fn kill_database(&mut self) -> Result<Felt> {
+    async fn kill_database(&mut self) -> Result<Felt> {
         match &mut self.stage.database {
             DatabaseServer::Postgres(server) => crash(server).await?,
             DatabaseServer::MariaDb(server) => crash(server).await?,
             DatabaseServer::None => return Ok(Felt::No),
         }
-        self.flows_again("database killed").await?;
         Ok(Felt::Yes)
     }
 
-    pub(super) async fn freeze_database(&mut self, time: Duration) -> Result<Felt> {
+    async fn freeze_database(&mut self, time: Duration) -> Result<Felt> {
         match &mut self.stage.database {
             DatabaseServer::Postgres(server) => hold_still(server, time).await?,
             DatabaseServer::MariaDb(server) => hold_still(server, time).await?,
@@ -99,7 +158,37 @@ impl Nemesis {
         Ok(Felt::Yes)
     }
 
-    pub(super) async fn end_sessions(&mut self) -> Result<Felt> {
+    /// Fails some of the statements that write effects.
+    async fn sicken(&mut self, time: Duration) -> Result<Felt> {
+        let reader = &self.stage.reader;
+        let number = match reader {
+            Reader::Postgres(_) => "nextval('sickened')",
+            Reader::MariaDb(_) => "NEXTVAL(sickened)",
+            Reader::Sqlite(_) => return Ok(Felt::No),
+        };
+        let before = reader.number(number, "").await?;
+        reader.execute("UPDATE health SET sick = 1").await?;
+        tokio::time::sleep(time).await;
+        reader.execute("UPDATE health SET sick = 0").await?;
+        Ok((reader.number(number, "").await? > before + 1).into())
+    }
+
+    /// Leaves no room on the database's disk; a server that cannot live with that is started again.
+    async fn fill_disk(&mut self, time: Duration) -> Result<Felt> {
+        let Some(disk) = self.stage.small_disk() else { return Ok(Felt::No) };
+        disk.fill()?;
+        tokio::time::sleep(time).await;
+        let was_full = disk.is_full()?;
+        disk.free()?;
+        match &mut self.stage.database {
+            DatabaseServer::Postgres(server) => revive(server, &self.stage.reader).await?,
+            DatabaseServer::MariaDb(server) => revive(server, &self.stage.reader).await?,
+            DatabaseServer::None => {}
+        }
+        Ok(was_full.into())
+    }
+
+    async fn end_sessions(&mut self) -> Result<Felt> {
         let reader = &self.stage.reader;
         let (list, kill): (_, fn(&str) -> String) = match reader {
             Reader::Postgres(_) => (
@@ -123,7 +212,7 @@ impl Nemesis {
     }
 
     /// Holds the rows that handlers change, for a while.
-    pub(super) async fn lock_rows(&mut self, time: Duration) -> Result<Felt> {
+    async fn lock_rows(&mut self, time: Duration) -> Result<Felt> {
         const HOLD: &str = "UPDATE stock SET quantity = quantity WHERE goods_id < 5";
         macro_rules! hold {
             ($pool:expr) => {{
@@ -158,44 +247,64 @@ impl Nemesis {
         }
     }
 
-    pub(super) async fn kill_locks(&mut self) -> Result<Felt> {
+    async fn kill_locks(&mut self) -> Result<Felt> {
         crash(self.redis()?).await?;
-        self.flows_again("lock server killed").await?;
         Ok(Felt::Yes)
     }
 
-    pub(super) async fn flush_locks(&mut self) -> Result<Felt> {
+    async fn flush_locks(&mut self) -> Result<Felt> {
         // How many keys there were says whether it mattered.
         let held: i64 = self.ask_locks(&["DBSIZE"]).await?;
         let _: String = self.ask_locks(&["FLUSHALL"]).await?;
         Ok((held > 0).into())
     }
 
-    pub(super) async fn freeze_locks(&mut self, time: Duration) -> Result<Felt> {
+    async fn freeze_locks(&mut self, time: Duration) -> Result<Felt> {
         hold_still(self.redis()?, time).await?;
         Ok(Felt::Yes)
     }
 
-    pub(super) async fn fill_locks(&mut self, time: Duration) -> Result<Felt> {
+    async fn fill_locks(&mut self, time: Duration) -> Result<Felt> {
+        let refused = self.refusals("OOM").await?;
         let _: String = self.ask_locks(&["CONFIG", "SET", "maxmemory", "1"]).await?;
         tokio::time::sleep(time).await;
         let _: String = self.ask_locks(&["CONFIG", "SET", "maxmemory", "0"]).await?;
-        Ok(Felt::Yes)
+        Ok((self.refusals("OOM").await? > refused).into())
     }
 
-    pub(super) async fn seal_locks(&mut self, time: Duration) -> Result<Felt> {
+    async fn seal_locks(&mut self, time: Duration) -> Result<Felt> {
+        let refused = self.refusals("READONLY").await?;
         // Nobody listens on port 1: it stays a replica without a master.
         let _: String = self.ask_locks(&["REPLICAOF", "127.0.0.1", "1"]).await?;
         tokio::time::sleep(time).await;
         let _: String = self.ask_locks(&["REPLICAOF", "NO", "ONE"]).await?;
-        Ok(Felt::Yes)
+        Ok((self.refusals("READONLY").await? > refused).into())
     }
 
-    pub(crate) async fn ask_locks<T: redis::FromRedisValue>(&self, words: &[&str]) -> Result<T> {
-        let client = redis::Client::open(self.stage.lock_url.as_str())?;
-        let mut connection = client.get_multiplexed_async_connection().await.context("connecting to Redis")?;
-        let (name, args) = words.split_first().context("nothing to ask")?;
-        redis::cmd(name).arg(args).query_async(&mut connection).await.with_context(|| format!("asking Redis {words:?}"))
+    /// How often it has refused something with that word: "errorstat_OOM:count=3".
+    async fn refusals(&self, word: &str) -> Result<u64> {
+        let info: String = self.ask_locks(&["INFO", "errorstats"]).await?;
+        let count = info.lines().find_map(|line| line.strip_prefix(&format!("errorstat_{word}:count=")));
+        Ok(count.and_then(|count| count.trim().parse().ok()).unwrap_or(0))
+    }
+
+    async fn spoil_network(&self, host: usize, target: Target, weather: Weather, time: Duration) -> Result<Felt> {
+        let wires = &self.wires[host % self.wires.len()];
+        let wire = match target {
+            Target::Broker => &wires.broker,
+            Target::Locks => &wires.lock,
+            Target::Database => &wires.database,
+        };
+        let Some(wire) = wire else { return Ok(Felt::No) };
+        wire.set(weather);
+        tokio::time::sleep(time).await;
+        let touched = wire.touched();
+        wire.set(Weather::Fair);
+        Ok((touched > 0).into())
+    }
+
+    async fn ask_locks<T: redis::FromRedisValue>(&self, words: &[&str]) -> Result<T> {
+        self.stage.ask_locks(words).await
     }
 }
 
@@ -210,4 +319,16 @@ async fn hold_still<K: Kind>(server: &mut Server<K>, time: Duration) -> Result<(
     server.sigstop()?;
     tokio::time::sleep(time).await;
     server.sigcont()
+}
+
+/// Waits until it answers again, and starts it if it has ended.
+async fn revive<K: Kind>(server: &mut Server<K>, reader: &Reader) -> Result<()> {
+    wait_for(START_LIMIT, "the database to answer", async || {
+        if !server.is_running() {
+            server.restart().await?;
+        }
+        reader.number("1", "").await
+    })
+    .await
+    .map(drop)
 }
