@@ -10,6 +10,7 @@ mod fleet;
 mod nemesis;
 mod order;
 mod producer;
+mod recovery;
 mod report;
 mod run;
 mod soak;
@@ -52,6 +53,9 @@ struct Cli {
     /// Spare the first host, strike seldom, and watch what that host uses
     #[arg(long)]
     soak: bool,
+    /// Instead of all that: kill each server and a host so many times, and measure how long messages stand still
+    #[arg(long, value_name = "TIMES")]
+    recovery: Option<usize>,
     /// Break an invariant on purpose: then the run must fail, or it proves nothing
     #[arg(long, value_name = "NAME", value_parser = breach)]
     breach: Option<Breach>,
@@ -100,6 +104,11 @@ async fn torture(cli: Cli) -> Result<ExitCode> {
         soak: cli.soak,
     };
     println!("{}", report::title(&task));
+    if let Some(times) = cli.recovery {
+        let found = recovery::measure(task.setting, seed, times).await?;
+        println!("{}", recovery::table(&found));
+        return Ok(ExitCode::SUCCESS);
+    }
     let verdict = run::run(task).await.with_context(|| format!("seed {}", task.seed))?;
     print!("{}", report::text(&task, &verdict));
     if let Some(path) = cli.json {

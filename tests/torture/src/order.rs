@@ -20,6 +20,9 @@ pub(crate) const MAX_ATTEMPTS: u32 = 3;
 /// Longer than any attempt may take.
 const FOREVER_MS: u64 = 600_000;
 
+/// Of so many orders one hangs.
+const HANGS_EVERY: u64 = 10_000;
+
 /// A body that does not fit one row of a parked message.
 const LARGE: usize = 1_200_000;
 
@@ -104,6 +107,8 @@ impl Order {
     pub(crate) fn of(seed: u64, number: u64) -> Self {
         let mut random = StdRng::seed_from_u64(seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let kind = match random.random_range(0..10_000) {
+            // Nothing else moves for as long as it takes: few, but one in every run.
+            _ if number % HANGS_EVERY == HANGS_EVERY / 20 => Kind::Hanging,
             0..4300 => Kind::Plain,
             4300..4900 => Kind::Watchful,
             4900..4970 => Kind::Deferred,
@@ -112,8 +117,7 @@ impl Order {
             6800..7600 => Kind::Hot,
             7600..7620 => Kind::Large,
             7620..8640 => Kind::Flaky(random.random_range(1..MAX_ATTEMPTS)),
-            8640..8895 => Kind::Trapping,
-            8895..8900 => Kind::Hanging,
+            8640..8900 => Kind::Trapping,
             8900..9100 => Kind::Heedless,
             9100..9250 => Kind::Sneaky,
             9250..9550 => Kind::Refused,

@@ -11,7 +11,7 @@ use hapax::message::Properties;
 
 use crate::books::Reader;
 use crate::order::{Fate, Order, Repeats};
-use crate::stage::{EXCHANGE, ORDERED};
+use crate::stage::{EXCHANGE, ORDERED, Stage};
 
 /// Orders published together.
 const WINDOW: u64 = 100;
@@ -28,11 +28,11 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// What a producer needs.
 pub(crate) struct Producer {
     pub(crate) broker: Arc<dyn Broker>,
-    pub(crate) reader: Reader,
-    pub(crate) seed: u64,
+    reader: Reader,
+    seed: u64,
     /// Orders a second at most.
-    pub(crate) rate: Option<u32>,
-    pub(crate) progress: Arc<Progress>,
+    rate: Option<u32>,
+    progress: Arc<Progress>,
 }
 
 /// How far a producer is.
@@ -78,6 +78,15 @@ pub(crate) struct Sent {
 }
 
 impl Producer {
+    /// One that publishes the orders of a seed.
+    ///
+    /// # Errors
+    /// When the broker does not let it in.
+    pub(crate) async fn new(stage: &Stage, seed: u64, rate: Option<u32>, progress: Arc<Progress>) -> Result<Self> {
+        let (broker, reader) = (stage.broker().await?, stage.reader.clone());
+        Ok(Self { broker, reader, seed, rate, progress })
+    }
+
     /// Publishes until the time is over.
     pub(crate) async fn run(&self, until: Instant) -> Sent {
         let mut sent = Sent::default();
@@ -158,7 +167,7 @@ impl Producer {
     }
 
     /// Publishes until every message is confirmed; returns how many had to be sent again.
-    async fn publish(&self, orders: &[Order]) -> u64 {
+    pub(crate) async fn publish(&self, orders: &[Order]) -> u64 {
         let publisher = self.broker.publisher();
         let mut window: Vec<Outgoing> = orders.iter().map(outgoing).collect();
         let mut again = 0;

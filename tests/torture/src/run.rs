@@ -13,14 +13,14 @@ use crate::nemesis::{Nemesis, START_LIMIT, Tally};
 use crate::order::Order;
 use crate::producer::{Producer, Progress, Sent};
 use crate::soak::Soak;
-use crate::stage::{ORDERED, Setting, Stage, TOLD};
+use crate::stage::{ORDERED, Profile, Setting, Stage, TOLD};
 use crate::witness::Witness;
 
 /// How long nothing may change before a run counts as stuck, and how long it may take until all is done.
 const LIMITS: Limits = Limits { still: Duration::from_secs(60), rest: Duration::from_secs(300) };
 
 /// Where an invariant is broken there is no use in waiting.
-const LIMITS_OF_BREACHES: Limits = Limits { still: Duration::from_secs(15), rest: Duration::from_secs(45) };
+const LIMITS_OF_BREACHES: Limits = Limits { still: Duration::from_secs(20), rest: Duration::from_secs(120) };
 
 #[derive(Debug, Clone, Copy)]
 struct Limits {
@@ -30,6 +30,9 @@ struct Limits {
 
 /// How often it is looked whether all is done.
 const LOOK: Duration = Duration::from_millis(250);
+
+/// How often it says so.
+const SAY: Duration = Duration::from_secs(10);
 
 /// Messages whose history is printed.
 const HISTORIES: usize = 10;
@@ -113,17 +116,10 @@ pub(crate) async fn run(task: Task) -> Result<Verdict> {
 
 /// Servers, hosts that consume, and a producer.
 async fn set_up(task: &Task) -> Result<(Nemesis, Arc<Producer>)> {
-    let stage = Stage::start(task.setting).await?;
-    let is_file = task.setting.is_file() || task.setting.is_embedded();
-    let mut hosts = Vec::new();
-    // A file has one host.
-    for number in 0..if is_file { 1 } else { task.hosts } {
-        hosts.push(Host::new(&stage, number, task.breach).await?);
-    }
-    first_start(&mut hosts).await?;
+    let stage = Stage::start(task.setting, Profile::Torture).await?;
+    let hosts = start_hosts(&stage, task.hosts, task.breach).await?;
     let progress = Arc::<Progress>::default();
-    let (broker, reader) = (stage.broker().await?, stage.reader.clone());
-    let producer = Producer { broker, reader, seed: task.seed, rate: task.rate, progress: progress.clone() };
+    let producer = Producer::new(&stage, task.seed, task.rate, progress.clone()).await?;
     Ok((Nemesis::new(stage, hosts, *task, progress)?, Arc::new(producer)))
 }
 
@@ -144,24 +140,33 @@ async fn soak(mut soak: Soak, pid: u32, until: Instant) -> Result<Soak> {
     Ok(soak)
 }
 
-/// The first host dies once while it makes the tables.
-async fn first_start(hosts: &mut [Host]) -> Result<()> {
+/// Hosts that consume. The first one dies once while it makes the tables.
+///
+/// # Errors
+/// When one does not start.
+pub(crate) async fn start_hosts(stage: &Stage, count: usize, breach: Option<Breach>) -> Result<Vec<Host>> {
+    // A file has one host.
+    let count = if stage.setting.is_file() || stage.setting.is_embedded() { 1 } else { count };
+    let mut hosts = Vec::new();
+    for number in 0..count {
+        hosts.push(Host::new(stage, number, breach).await?);
+    }
     let first = hosts.first_mut().context("no hosts")?;
     first.start(Some(Trap::Kill(Step::Migrating, 1)))?;
     anyhow::ensure!(first.dies(START_LIMIT).await?, "the first host did not make the tables");
-    for host in hosts {
+    for host in &mut hosts {
         host.start(None)?;
         // Each consumer makes its own queue on the embedded broker, which takes nothing for a queue that is not there yet.
         let all = ORDERED.len() + 1;
         wait_until(START_LIMIT, "every consumer to consume", async || host.subscriptions() >= all).await?;
     }
-    Ok(())
+    Ok(hosts)
 }
 
 /// Waits until nothing waits any more; an error if nothing changes for a long time before that.
 async fn settle(nemesis: &mut Nemesis, sent: &Sent, limits: Limits) -> Result<()> {
     let began = Instant::now();
-    let (mut before, mut changed) = (String::new(), Instant::now());
+    let (mut before, mut changed, mut said) = (String::new(), Instant::now(), Instant::now());
     loop {
         let (done, now) = match progress(nemesis, sent).await {
             Ok(found) => found,
@@ -169,6 +174,10 @@ async fn settle(nemesis: &mut Nemesis, sent: &Sent, limits: Limits) -> Result<()
         };
         if done {
             return Ok(());
+        }
+        if said.elapsed() >= SAY {
+            said = Instant::now();
+            tracing::info!("{now}");
         }
         if now != before {
             (before, changed) = (now, Instant::now());

@@ -82,6 +82,15 @@ impl Setting {
     }
 }
 
+/// How hosts are configured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Profile {
+    /// Leases, rescues and retries come soon, so that a short run sees many of them.
+    Torture,
+    /// As everybody has it who has written down nothing.
+    Default,
+}
+
 /// Nodes of a cluster: the fewest that can lose one.
 const NODES: usize = 3;
 
@@ -95,6 +104,7 @@ pub(crate) enum DatabaseServer {
 /// Everything that hosts depend on.
 pub(crate) struct Stage {
     pub(crate) setting: Setting,
+    profile: Profile,
     pub(crate) folder: TempDir,
     /// RabbitMQ's nodes, if there are any.
     pub(crate) rabbits: Vec<Rabbit>,
@@ -133,7 +143,7 @@ impl Stage {
     ///
     /// # Errors
     /// When one does not start or refuses something.
-    pub(crate) async fn start(setting: Setting) -> Result<Self> {
+    pub(crate) async fn start(setting: Setting, profile: Profile) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("hapax-torture-").tempdir()?;
         let rabbits = match setting.broker {
             BrokerKind::Embedded => Vec::new(),
@@ -183,6 +193,7 @@ impl Stage {
         std::fs::copy(hapax_tests::proc::guest("chaos")?, &module).context("copying the handler")?;
         Ok(Self {
             setting,
+            profile,
             folder,
             rabbits,
             redis,
@@ -282,6 +293,7 @@ impl Stage {
             &through(&wires.database, &self.database_url)?,
             &self.module,
             self.setting.is_embedded(),
+            self.profile,
         )?;
         std::fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
         Ok(path)
@@ -392,7 +404,7 @@ pub(crate) async fn bind(vhost: &Vhost) -> Result<()> {
     vhost.bind_queue(EXCHANGE, TOLD, TOLD).await
 }
 
-fn config(broker: &str, lock: &str, database: &str, module: &Path, embedded: bool) -> Result<String> {
+fn config(broker: &str, lock: &str, database: &str, module: &Path, embedded: bool, profile: Profile) -> Result<String> {
     let module = module.display().to_string();
     let cache = hapax_tests::proc::target_dir()?.join("module-cache").display().to_string();
     let mut text = format!(
@@ -408,7 +420,12 @@ url = {broker:?}
 url = {lock:?}
 [database]
 url = {database:?}
-[defaults]
+"#
+    );
+    if profile == Profile::Torture {
+        write!(
+            text,
+            r#"[defaults]
 rescue_after = "{LEASE_SECONDS}s"
 max_crashes = 1000
 retry = {{ max_attempts = {MAX_ATTEMPTS}, initial_interval = "200ms", multiplier = 2.0, max_interval = "1s", jitter = 0.2 }}
@@ -416,11 +433,12 @@ limits = {{ time = "6s" }}
 batch = {{ max_time = "200ms" }}
 lock = {{ ttl = "{LEASE_SECONDS}s" }}
 "#
-    );
+        )?;
+    }
     let declare = if embedded { "create" } else { "passive" };
     for (consumer, key, more) in [
         (ORDERED[0], ORDERS, "partition_by = \"json:/goods\"\nconcurrency = 2\n"),
-        (ORDERED[1], ORDERS, "batch = { max_messages = 256 }\n"),
+        (ORDERED[1], ORDERS, ""),
         (TOLD, TOLD, ""),
     ] {
         // SQLite has one lane.

@@ -123,9 +123,10 @@ impl HostsArm<'_> {
         Ok(felt.into())
     }
 
-    /// Rows that look as if they had been completed long ago.
+    /// Rows that look as if they had been completed long ago; and nobody is about to forget them.
     async fn leave_old_rows(&mut self) -> Result<()> {
         let reader = &self.reader;
+        reader.execute("UPDATE hapax_leases SET expires_at = 0 WHERE name LIKE 'retention%'").await?;
         for number in 0..OLD_ROWS {
             let id = reader.literal(&format!("{OLD}{:x}-{number}", rand::random::<u64>()));
             let row = format!("'{}', {id}, 1, 0", ORDERED[0]);

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use hapax_tests::wait_until;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
@@ -27,6 +27,13 @@ use servers::ServersArm;
 
 /// How long a host may take until it consumes, on a slow machine and whatever happens to it.
 pub(crate) const START_LIMIT: Duration = Duration::from_secs(60);
+
+/// Nothing is done to anybody for so long: RabbitMQ 3.10, killed within a second of the declaration of a quorum queue,
+/// never found a leader for it again.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// How long one fault may take, with all that its victims need to get up again.
+const STRIKE_LIMIT: Duration = Duration::from_secs(180);
 
 /// The longest rest of an arm between two faults; in a soak there are few.
 const REST: Duration = Duration::from_millis(600);
@@ -102,6 +109,7 @@ impl Nemesis {
     /// When something happens that was not done on purpose: a host ends by itself, a server does not come back.
     pub(crate) async fn rage(&mut self, until: Instant) -> Result<()> {
         wait_until(START_LIMIT, "work to do harm to", async || self.progress.is_busy()).await?;
+        tokio::time::sleep(GRACE).await;
         let setting = self.stage.setting;
         // In a soak the first is spared, so that it can be seen what it uses.
         let spared = usize::from(self.task.soak && self.hosts.len() > 1);
@@ -158,7 +166,8 @@ async fn rage<A: Arm>(
     {
         let is_busy = progress.is_busy();
         tracing::info!("{}", fault.kind());
-        match arm.strike(fault).await {
+        let struck = tokio::time::timeout(STRIKE_LIMIT, arm.strike(fault)).await;
+        match struck.unwrap_or_else(|_| Err(anyhow!("it has not ended after {STRIKE_LIMIT:?}"))) {
             Ok(felt) => tally.count(fault.kind(), felt == Felt::Yes && is_busy),
             Err(error) => return (tally, Err(error.context(format!("while this was done: {}", fault.kind())))),
         }
