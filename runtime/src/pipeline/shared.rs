@@ -141,6 +141,10 @@ impl Shared {
     /// Rows that the inbox points to are locked in SQL, and what is parked first runs later. A lock that has stood in a
     /// stored delivery's way for two leases is ignored: SQL decides.
     fn needs_lock(&self, member: &Member) -> bool {
+        // A redelivered message is parked without a look at its lock, so that nobody can take it for handled.
+        if member.plan == Plan::ParkFirst && sabotage::broken(Breach::AcknowledgeHeld) {
+            return true;
+        }
         if member.plan != Plan::Run || !member.claims() {
             return false;
         }

@@ -23,7 +23,19 @@ pub(crate) enum Weather {
     Slow(Duration),
     /// Half of the next packet arrives, and the connection is reset.
     Reset,
+    /// Connections are cut whose host commits: before the server hears of it, or before it can answer.
+    CommitCut(Heard),
 }
+
+/// Whether the server hears the COMMIT after which the connection is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Heard {
+    Yes,
+    No,
+}
+
+/// As both protocols write it.
+const COMMIT: &[u8] = b"COMMIT";
 
 /// Which way nothing gets through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,9 +155,21 @@ async fn pump(
             return Ok(End::Closed);
         }
         let now = *weather.borrow_and_update();
-        touched.fetch_add(usize::from(now != Weather::Fair), Ordering::Relaxed);
+        let commits = || way == Way::ToServer && buffer[..length].windows(COMMIT.len()).any(|word| word == COMMIT);
+        let is_hit = match now {
+            Weather::Fair => false,
+            Weather::CommitCut(_) => commits(),
+            _ => true,
+        };
+        touched.fetch_add(usize::from(is_hit), Ordering::Relaxed);
         match now {
-            Weather::Fair => {}
+            Weather::CommitCut(heard) if is_hit => {
+                if heard == Heard::Yes {
+                    to.write_all(&buffer[..length]).await?;
+                }
+                return Ok(End::Closed);
+            }
+            Weather::Fair | Weather::CommitCut(_) => {}
             Weather::Cut => return Ok(End::Closed),
             Weather::Slow(delay) => tokio::time::sleep(delay).await,
             Weather::Silent(silent) if silent == way || silent == Way::Both => {

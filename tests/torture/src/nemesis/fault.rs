@@ -9,7 +9,7 @@ use rand::seq::SliceRandom as _;
 
 use crate::fleet::Trap;
 use crate::stage::Setting;
-use crate::wire::{Way, Weather};
+use crate::wire::{Heard, Way, Weather};
 
 /// A fault, as one of the arms of the nemesis can do it.
 pub(crate) trait Fault: Copy {
@@ -235,6 +235,11 @@ impl Fault for ServerFault {
             ]);
         }
         all.push(Self::QueueDeleted { time: time(), which: random.random_range(0..64) });
+        for heard in [Heard::Yes, Heard::No] {
+            let (host, weather) = (random.random_range(0..64), Weather::CommitCut(heard));
+            let time = Duration::from_millis(random.random_range(200..800));
+            all.push(Self::Network { host, target: Target::Database, weather, time });
+        }
         for target in [Target::Broker, Target::Locks, Target::Database] {
             for weather in [
                 Weather::Cut,
@@ -292,6 +297,8 @@ fn network(target: Target, weather: Weather) -> String {
         Weather::Silent(Way::Both) => "silent both ways",
         Weather::Slow(_) => "slow",
         Weather::Reset => "reset in the middle of a packet",
+        Weather::CommitCut(Heard::Yes) => "cut before the answer to COMMIT",
+        Weather::CommitCut(Heard::No) => "cut before COMMIT arrives",
     };
     format!("network to the {target} {weather}")
 }
