@@ -96,7 +96,7 @@ named! {
         StatementAfterError = "statement-after-error",
         /// What a handler publishes is published without a row in the transaction.
         OutboxOutside = "outbox-outside",
-        /// A lock is released by its key alone.
+        /// A lock is renewed and released by its key alone.
         LockWithoutToken = "lock-without-token",
         /// A COMMIT whose answer was lost counts as done.
         AmbiguousTrusted = "ambiguous-trusted",

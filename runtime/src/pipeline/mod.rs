@@ -370,8 +370,9 @@ impl Pipeline {
         }
         let undo = pass.failed();
         self.weigh(undo != Undo::Own);
-        if undo == Undo::All {
-            let counts = first || sabotage::broken(Breach::VerdictKept);
+        let kept = undo != Undo::Own && sabotage::broken(Breach::VerdictKept);
+        if undo == Undo::All || kept {
+            let counts = first || kept;
             return Err(Trouble::Undo { index, verdict: counts.then_some(outcome) });
         }
         self.back_to_savepoint().await?;

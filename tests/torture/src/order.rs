@@ -47,7 +47,7 @@ pub(crate) enum Kind {
     Heedless,
     /// Tries to end its transaction once, and fails.
     Sneaky,
-    /// Fails unless the switch that failing attempts turn is off: nothing of them may be seen.
+    /// Fails unless all switches that failing attempts turn are off: nothing of them may be seen.
     Watchful,
     /// Breaks a constraint once that is checked at COMMIT, where the database has such.
     Deferred,
@@ -190,7 +190,7 @@ impl Order {
         match self.kind {
             Kind::Plain | Kind::Telling | Kind::Nameless => {}
             Kind::Watchful => steps.push(json!({
-                "query": "SELECT turned FROM switch WHERE goods_id = ?", "params": [self.goods], "expect": [[0]],
+                "query": "SELECT COUNT(*) FROM switch WHERE turned > 0", "expect": [[0]],
             })),
             Kind::Deferred => steps.push(first(&[
                 self.turn_switch(),
