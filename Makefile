@@ -19,7 +19,7 @@ help: ## Show this list
 	@echo "  make demo SERVERS=1 [DATABASE=postgres]        the demo on servers, started for it"
 	@echo "  make servers [DATABASE=mariadb|postgres|both]  which database server to start"
 	@echo "  make bench QUICK=1                             with a tenth of the messages"
-	@echo "  make torture SECONDS=600 SEED=7 DATABASE=mariadb|postgres|sqlite BROKER=amqp|embedded"
+	@echo "  make torture SECONDS=600 SEED=7 DATABASE=mariadb|postgres|sqlite BROKER=amqp|cluster|embedded"
 
 demo: ## Watch thousands of orders, many of them duplicates, each take effect once
 	$(if $(filter-out sqlite,$(DATABASE)),$(if $(SERVERS),,$(error DATABASE=$(DATABASE) needs a server: make demo SERVERS=1 DATABASE=$(DATABASE))))

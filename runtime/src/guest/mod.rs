@@ -11,6 +11,8 @@ pub mod compile;
 mod convert;
 pub mod engine;
 pub mod error;
+#[cfg(test)]
+mod fuzz;
 pub mod grants;
 mod host;
 mod ids;

@@ -15,7 +15,7 @@ use crate::{ACCEPTED, REFUSED, corpus, guard};
 const ROUNDS: usize = 10_000;
 
 /// Runs what the guard made of `original`, and looks around.
-async fn probe(bench: &mut Bench, before: &str, original: &str, checked: &Checked) -> TestResult<bool> {
+pub(crate) async fn probe(bench: &mut Bench, before: &str, original: &str, checked: &Checked) -> TestResult<bool> {
     let ran = bench.run(checked).await.is_ok();
     if ran {
         let after = bench.surroundings().await?;

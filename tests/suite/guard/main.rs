@@ -3,6 +3,7 @@
 mod bench;
 mod fidelity;
 mod functions;
+mod fuzz;
 mod hostile;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -56,6 +56,9 @@ struct Cli {
     /// Instead of all that: kill each server and a host so many times, and measure how long messages stand still
     #[arg(long, value_name = "TIMES")]
     recovery: Option<usize>,
+    /// Only faults in whose names this is, as the report names them
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    only: String,
     /// Break an invariant on purpose: then the run must fail, or it proves nothing
     #[arg(long, value_name = "NAME", value_parser = breach)]
     breach: Option<Breach>,
@@ -93,13 +96,14 @@ async fn main() -> ExitCode {
 async fn torture(cli: Cli) -> Result<ExitCode> {
     let seed = cli.seed.unwrap_or_else(rand::random);
     // Writes to a disk in memory take no time, so half of all runs are on a true one.
-    let small_disk = seed % 2 == 0 && SmallDisk::is_possible();
+    let small_disk = seed.is_multiple_of(2) && SmallDisk::is_possible();
     let task = Task {
         seed,
         time: Duration::from_secs(cli.seconds),
         setting: Setting { database: cli.database, broker: cli.broker, small_disk },
         hosts: cli.hosts.max(1),
         breach: cli.breach,
+        only: cli.only,
         rate: cli.rate,
         soak: cli.soak,
     };
@@ -109,7 +113,7 @@ async fn torture(cli: Cli) -> Result<ExitCode> {
         println!("{}", recovery::table(&found));
         return Ok(ExitCode::SUCCESS);
     }
-    let verdict = run::run(task).await.with_context(|| format!("seed {}", task.seed))?;
+    let verdict = run::run(&task).await.with_context(|| format!("seed {}", task.seed))?;
     print!("{}", report::text(&task, &verdict));
     if let Some(path) = cli.json {
         report::append(&path, &task, &verdict)?;

@@ -38,13 +38,15 @@ const SAY: Duration = Duration::from_secs(10);
 const HISTORIES: usize = 10;
 
 /// What is to be done.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Task {
     pub(crate) seed: u64,
     pub(crate) time: Duration,
     pub(crate) setting: Setting,
     pub(crate) hosts: usize,
     pub(crate) breach: Option<Breach>,
+    /// Only faults in whose names this is.
+    pub(crate) only: String,
     /// Orders a second at most.
     pub(crate) rate: Option<u32>,
     /// See [`Soak`].
@@ -70,8 +72,8 @@ pub(crate) struct Verdict {
 ///
 /// # Errors
 /// When servers or hosts cannot be started.
-pub(crate) async fn run(task: Task) -> Result<Verdict> {
-    let (mut nemesis, producer) = set_up(&task).await?;
+pub(crate) async fn run(task: &Task) -> Result<Verdict> {
+    let (mut nemesis, producer) = set_up(task).await?;
     let servers = nemesis.stage.describe();
     let witness = nemesis.stage.redis.is_some().then(|| Witness::of(&nemesis.stage.lock_url)).transpose()?;
     let mut violations = Vec::new();
@@ -120,7 +122,7 @@ async fn set_up(task: &Task) -> Result<(Nemesis, Arc<Producer>)> {
     let hosts = start_hosts(&stage, task.hosts, task.breach).await?;
     let progress = Arc::<Progress>::default();
     let producer = Producer::new(&stage, task.seed, task.rate, progress.clone()).await?;
-    Ok((Nemesis::new(stage, hosts, *task, progress)?, Arc::new(producer)))
+    Ok((Nemesis::new(stage, hosts, task.clone(), progress)?, Arc::new(producer)))
 }
 
 /// Waits until nothing waits any more; then publishes what is to come again at the end, and waits again.

@@ -408,7 +408,7 @@ fn config(broker: &str, lock: &str, database: &str, module: &Path, embedded: boo
     let module = module.display().to_string();
     let cache = hapax_tests::proc::target_dir()?.join("module-cache").display().to_string();
     let mut text = format!(
-        r#"drain = "1s"
+        r#"drain = "200ms"
 [log]
 format = "text"
 level = "info,hapax=debug"

@@ -19,6 +19,8 @@ mod comebacks;
 mod consume;
 mod declare;
 mod errors;
+#[cfg(test)]
+mod fuzz;
 mod link;
 mod prefetch;
 mod publish;

@@ -304,12 +304,12 @@ impl<'a> Cursor<'a> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use lapin::types::parsing::parse_field_table;
     use proptest::prelude::*;
 
-    fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
+    pub(in super::super) fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
         let mut frame = vec![kind, 0, 1];
         frame.extend((payload.len() as u32).to_be_bytes());
         frame.extend(payload);
@@ -329,7 +329,7 @@ mod tests {
     }
 
     /// Feeds `input` in pieces of `step` and collects what comes out.
-    fn pass(input: &[u8], step: usize) -> Vec<u8> {
+    pub(in super::super) fn pass(input: &[u8], step: usize) -> Vec<u8> {
         let mut sieve = Sieve::new();
         let mut output = Vec::new();
         let mut target = [0; 97];

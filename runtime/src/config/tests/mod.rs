@@ -1,6 +1,7 @@
 //! Whole files: what good ones mean, and how bad ones are reported.
 
 mod bad;
+mod fuzz;
 mod good;
 mod reference;
 

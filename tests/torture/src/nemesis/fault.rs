@@ -27,19 +27,21 @@ pub(crate) trait Fault: Copy {
 pub(crate) struct Deck<F> {
     random: StdRng,
     setting: Setting,
+    /// Kinds in whose names this is.
+    only: String,
     cards: Vec<F>,
 }
 
 impl<F: Fault> Deck<F> {
-    pub(crate) fn new(random: StdRng, setting: Setting) -> Self {
-        Self { random, setting, cards: Vec::new() }
+    pub(crate) fn new(random: StdRng, setting: Setting, only: &str) -> Self {
+        Self { random, setting, only: only.to_owned(), cards: Vec::new() }
     }
 
     /// The next one, and how long to rest after it, of at most `longest`.
     pub(crate) fn draw(&mut self, longest: Duration) -> Option<(F, Duration)> {
         if self.cards.is_empty() {
             self.cards = F::all(&mut self.random);
-            self.cards.retain(|fault| fault.fits(&self.setting));
+            self.cards.retain(|fault| fault.fits(&self.setting) && fault.kind().contains(&self.only));
             self.cards.shuffle(&mut self.random);
         }
         let rest = longest.mul_f64(self.random.random_range(0.1..1.0));
@@ -235,7 +237,7 @@ impl Fault for ServerFault {
             ]);
         }
         all.push(Self::QueueDeleted { time: time(), which: random.random_range(0..64) });
-        for heard in [Heard::Yes, Heard::No] {
+        for heard in [Heard::Yes, Heard::No, Heard::Yes, Heard::No, Heard::No] {
             let (host, weather) = (random.random_range(0..64), Weather::CommitCut(heard));
             let time = Duration::from_millis(random.random_range(200..800));
             all.push(Self::Network { host, target: Target::Database, weather, time });
@@ -315,7 +317,7 @@ mod tests {
     const SETTING: Setting = Setting { database: DatabaseKind::Postgres, broker: BrokerKind::Amqp, small_disk: true };
 
     fn draw<F: Fault>(seed: u64, count: usize) -> Vec<F> {
-        let mut deck = Deck::new(StdRng::seed_from_u64(seed), SETTING);
+        let mut deck = Deck::new(StdRng::seed_from_u64(seed), SETTING, "");
         (0..count).filter_map(|_| deck.draw(Duration::from_secs(1))).map(|(fault, _)| fault).collect()
     }
 

@@ -125,8 +125,8 @@ impl Nemesis {
             progress: self.progress.clone(),
         };
         let rest = if self.task.soak { SOAK_REST } else { REST };
-        let of_hosts = Deck::new(StdRng::seed_from_u64(self.task.seed), setting);
-        let of_servers = Deck::new(StdRng::seed_from_u64(!self.task.seed), setting);
+        let of_hosts = Deck::new(StdRng::seed_from_u64(self.task.seed), setting, &self.task.only);
+        let of_servers = Deck::new(StdRng::seed_from_u64(!self.task.seed), setting, &self.task.only);
         let (one, other) = tokio::join!(
             rage(&mut hosts, of_hosts, rest, until, &self.progress),
             rage(&mut servers, of_servers, rest, until, &self.progress),
