@@ -122,7 +122,8 @@ impl ServersArm<'_> {
     async fn delete_queue(&mut self, which: usize, time: Duration) -> Result<Felt> {
         let queue = ORDERED[which % ORDERED.len()];
         let vhost = self.vhost()?;
-        let lost = vhost.queue(queue).await?.messages;
+        // A queue that has just come back has not been counted yet.
+        let lost = wait_for(START_LIMIT, "the queue to be counted", async || vhost.queue(queue).await).await?.messages;
         vhost.delete_queue(queue).await?;
         tokio::time::sleep(time).await;
         declare(vhost, queue, self.stage.setting.is_cluster()).await?;
