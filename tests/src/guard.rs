@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-/// `$1`: the directory to remove, and what is mounted in it, or nothing. `$2`: the signal to begin with; SIGKILL follows after 5 s.
-/// SIGCONT goes with it, since a stopped process takes no other signal than SIGKILL.
+/// `$1`: the directory to remove, and what is mounted in it, or nothing. `$2`: the signal to begin with; SIGKILL follows
+/// after 5 s. SIGCONT goes with it, since a stopped process takes no other signal than SIGKILL.
 const SCRIPT: &str = r#"
 trap '' HUP INT TERM
 runs() { kill -0 "$1" && ! grep -q '^State:.Z' "/proc/$1/status"; }

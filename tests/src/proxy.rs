@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
-use crate::relay::Relay;
+use crate::relay::{Relay, host_and_port};
 
 /// Which part of an exchange is lost when a connection is cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,11 +52,12 @@ impl Proxy {
     /// Relays to the host and port of a server's URL.
     ///
     /// # Errors
-    /// As [`Relay::to`].
+    /// As [`host_and_port`] and [`Relay::start`].
     pub async fn to(url: &str) -> Result<Self> {
         let orders = Arc::new(Mutex::new(Orders::default()));
         let given = orders.clone();
-        let relay = Relay::to(url, move |client, server| relay(client, server, given.clone())).await?;
+        let server = host_and_port(url)?;
+        let relay = Relay::start(move |client| relay(client, server.clone(), given.clone())).await?;
         Ok(Self { relay, orders })
     }
 

@@ -14,23 +14,22 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Hands every connection, and where the server of that URL is, to `serve`. Either side may go away at any time:
-    /// what `serve` says of that is nobody's business.
+    /// Hands every connection to `serve`. Either side may go away at any time: what `serve` says of that is nobody's
+    /// business.
     ///
     /// # Errors
-    /// When the URL has no host and port, or no loopback port is free.
-    pub async fn to<S, F>(url: &str, serve: S) -> Result<Self>
+    /// When no loopback port is free.
+    pub async fn start<S, F>(serve: S) -> Result<Self>
     where
-        S: Fn(TcpStream, (String, u16)) -> F + Send + 'static,
+        S: Fn(TcpStream) -> F + Send + 'static,
         F: Future<Output = std::io::Result<()>> + Send + 'static,
     {
-        let server = host_and_port(url)?;
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let accepting = tokio::spawn(async move {
             let mut connections = tokio::task::JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
-                connections.spawn(serve(client, server.clone()));
+                connections.spawn(serve(client));
                 while connections.try_join_next().is_some() {}
             }
         });

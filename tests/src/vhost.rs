@@ -194,9 +194,7 @@ impl Vhost {
     /// # Errors
     /// When RabbitMQ does not answer.
     pub async fn connections(&self) -> Result<Vec<String>> {
-        let list = self.admin.get(&["vhosts", &self.name, "connections"]).await?;
-        let names = list.as_array().into_iter().flatten().filter_map(|connection| connection["name"].as_str());
-        Ok(names.map(str::to_owned).collect())
+        self.of_connections("name").await
     }
 
     /// How many connections are kept from publishing, by an alarm.
@@ -204,9 +202,15 @@ impl Vhost {
     /// # Errors
     /// When RabbitMQ does not answer.
     pub async fn blocked_connections(&self) -> Result<usize> {
+        let states = self.of_connections("state").await?;
+        Ok(states.iter().filter(|state| matches!(state.as_str(), "blocked" | "blocking")).count())
+    }
+
+    /// One field of each connection to this virtual host.
+    async fn of_connections(&self, field: &str) -> Result<Vec<String>> {
         let list = self.admin.get(&["vhosts", &self.name, "connections"]).await?;
-        let states = list.as_array().into_iter().flatten().filter_map(|connection| connection["state"].as_str());
-        Ok(states.filter(|state| matches!(*state, "blocked" | "blocking")).count())
+        let fields = list.as_array().into_iter().flatten().filter_map(|connection| connection[field].as_str());
+        Ok(fields.map(str::to_owned).collect())
     }
 
     /// The node that leads a quorum queue.

@@ -55,6 +55,7 @@ impl Kind for RabbitKind {
     const CRASH: &'static str = "KILL";
 
     fn prepare(home: &Home) -> Result<Self> {
+        program("rabbitmq-server")?;
         let epmd_port = free_port()?;
         let epmd = find_program("epmd", &[])?;
         let mut command = home.command(&epmd);
@@ -111,7 +112,6 @@ impl Kind for RabbitKind {
 impl RabbitKind {
     /// A node that is found by this port mapper, and may join others with the same cookie.
     fn prepare_node(home: &Home, (epmd_port, epmd): (u16, Arc<Process>), cookie: String) -> Result<Self> {
-        program("rabbitmq-server")?;
         let (port, management_port) = (free_port()?, free_port()?);
         let tls = Tls::prepare(home)?;
         write_files(home, port, management_port, &tls, &cookie)?;

@@ -293,6 +293,15 @@ impl<K: Kind> Server<K> {
         self.launch().await.with_context(|| format!("restarting {}", K::NAME))
     }
 
+    /// Kills it with SIGKILL, and starts it again on the same ports with the same data. Returns when it answers.
+    ///
+    /// # Errors
+    /// As [`kill9`](Self::kill9) and [`restart`](Self::restart).
+    pub async fn crash(&mut self) -> Result<()> {
+        self.kill9().await?;
+        self.restart().await
+    }
+
     /// Does it run?
     pub fn is_running(&mut self) -> bool {
         self.process.as_mut().is_some_and(Process::is_running)

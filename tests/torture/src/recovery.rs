@@ -6,18 +6,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use comfy_table::Table;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
-use comfy_table::{CellAlignment, Table};
 use hapax::sabotage::Step;
-use hapax_tests::servers::{Kind as ServerKind, Server};
 use hapax_tests::wait_for;
 
 use crate::fleet::{Host, Trap};
 use crate::nemesis::START_LIMIT;
 use crate::order::{Kind, Order};
 use crate::producer::Producer;
+use crate::report::align_numbers;
 use crate::run::start_hosts;
-use crate::stage::{DatabaseServer, ORDERED, Profile, Setting, Stage};
+use crate::stage::{ORDERED, Profile, Setting, Stage};
 
 /// Orders published together while servers are killed, and how long after each other: half of what two hosts on two
 /// cores manage.
@@ -107,22 +107,13 @@ async fn restart(stage: &mut Stage, what: &str) -> Result<Duration> {
     flows(stage).await?;
     tokio::time::sleep(CALM).await;
     match what {
-        "broker" => crash(stage.rabbits.first_mut().context("there is no RabbitMQ here")?).await?,
-        "lock server" => crash(stage.redis.as_mut().context("there is no Redis here")?).await?,
-        _ => match &mut stage.database {
-            DatabaseServer::Postgres(server) => crash(server).await?,
-            DatabaseServer::MariaDb(server) => crash(server).await?,
-            DatabaseServer::None => anyhow::bail!("a file cannot be killed"),
-        },
+        "broker" => stage.rabbits.first_mut().context("there is no RabbitMQ here")?.crash().await?,
+        "lock server" => stage.redis.as_mut().context("there is no Redis here")?.crash().await?,
+        _ => ensure!(stage.database.crash().await?, "a file cannot be killed"),
     }
     let began = Instant::now();
     flows(stage).await?;
     Ok(began.elapsed())
-}
-
-async fn crash<K: ServerKind>(server: &mut Server<K>) -> Result<()> {
-    server.kill9().await?;
-    server.restart().await
 }
 
 /// Waits until something more is handled.
@@ -187,10 +178,6 @@ pub(crate) fn table(found: &[Recovery]) -> Table {
             seconds(times.last()),
         ]);
     }
-    for column in 1..4 {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
+    align_numbers(&mut table);
     table
 }

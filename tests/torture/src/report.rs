@@ -63,12 +63,15 @@ fn faults(verdict: &Verdict) -> Table {
         let count = |found: Option<&u64>| found.map_or(String::new(), u64::to_string);
         table.add_row([kind.clone(), count(tally.felt.get(kind)), count(tally.missed.get(kind))]);
     }
-    for column in [1, 2] {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
+    align_numbers(&mut table);
     table
+}
+
+/// Puts what stands in all columns but the first to the right.
+pub(crate) fn align_numbers(table: &mut Table) {
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
 }
 
 /// Adds one line to the record.

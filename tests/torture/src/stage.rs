@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use hapax::broker::{self, Broker};
-use hapax_tests::servers::{MariaDb, Postgres, Rabbit, Redis, SmallDisk};
+use hapax_tests::servers::{Kind, MariaDb, Postgres, Rabbit, Redis, Server, SmallDisk};
 use hapax_tests::vhost::{Message, Vhost};
 use serde_json::json;
 use tempfile::TempDir;
@@ -101,6 +101,21 @@ pub(crate) enum DatabaseServer {
     None,
 }
 
+impl DatabaseServer {
+    /// Kills it, and starts it again. False for a file.
+    ///
+    /// # Errors
+    /// When it does not come back.
+    pub(crate) async fn crash(&mut self) -> Result<bool> {
+        match self {
+            Self::Postgres(server) => server.crash().await?,
+            Self::MariaDb(server) => server.crash().await?,
+            Self::None => return Ok(false),
+        }
+        Ok(true)
+    }
+}
+
 /// Everything that hosts depend on.
 pub(crate) struct Stage {
     pub(crate) setting: Setting,
@@ -172,14 +187,12 @@ impl Stage {
                 (DatabaseServer::None, format!("sqlite://{}", file.display()))
             }
             DatabaseKind::Postgres => {
-                let server =
-                    if setting.small_disk { Postgres::start_on_small_disk().await? } else { Postgres::start().await? };
+                let server: Postgres = start_database(setting.small_disk).await?;
                 let url = server.create_database("torture").await?;
                 (DatabaseServer::Postgres(server), url)
             }
             DatabaseKind::Mariadb => {
-                let server =
-                    if setting.small_disk { MariaDb::start_on_small_disk().await? } else { MariaDb::start().await? };
+                let server: MariaDb = start_database(setting.small_disk).await?;
                 let url = server.create_database("torture").await?;
                 (DatabaseServer::MariaDb(server), url)
             }
@@ -298,6 +311,10 @@ impl Stage {
         std::fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
         Ok(path)
     }
+}
+
+async fn start_database<K: Kind>(small_disk: bool) -> Result<Server<K>> {
+    if small_disk { Server::start_on_small_disk().await } else { Server::start().await }
 }
 
 /// The URL of another node to the same virtual host.

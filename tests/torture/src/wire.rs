@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use hapax_tests::relay::{Relay, host_and_port};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -45,7 +45,8 @@ pub(crate) enum Way {
     Both,
 }
 
-/// A relay to one server, or to whichever of a cluster's nodes answers; it ends with this value, and its connections with it.
+/// A relay to one server, or to whichever of a cluster's nodes answers; it ends with this value, and its connections
+/// with it.
 pub(crate) struct Wire {
     relay: Relay,
     weather: watch::Sender<Weather>,
@@ -56,15 +57,13 @@ impl Wire {
     /// Relays to the host and port of a server's URL, or of the next of them where nobody answers.
     ///
     /// # Errors
-    /// As [`Relay::to`].
+    /// As [`host_and_port`] and [`Relay::start`].
     pub(crate) async fn to(urls: &[String]) -> Result<Self> {
         let weather = watch::Sender::new(Weather::Fair);
         let touched = Arc::<AtomicUsize>::default();
         let (now, touches) = (weather.subscribe(), touched.clone());
         let servers = urls.iter().map(|url| host_and_port(url)).collect::<Result<Arc<[_]>>>()?;
-        let first = urls.first().context("nothing to relay to")?;
-        let serve = move |host, _| relay(host, servers.clone(), now.clone(), touches.clone());
-        let relay = Relay::to(first, serve).await?;
+        let relay = Relay::start(move |host| relay(host, servers.clone(), now.clone(), touches.clone())).await?;
         Ok(Self { relay, weather, touched })
     }
 

@@ -76,9 +76,9 @@ impl ServersArm<'_> {
 
     async fn kill_broker(&mut self, twice: bool) -> Result<Felt> {
         let rabbit = self.rabbit()?;
-        crash(rabbit).await?;
+        rabbit.crash().await?;
         if twice {
-            crash(rabbit).await?;
+            rabbit.crash().await?;
         }
         Ok(Felt::Yes)
     }
@@ -129,11 +129,14 @@ impl ServersArm<'_> {
         declare(vhost, queue, self.stage.setting.is_cluster()).await?;
         let published = self.progress.published();
         let known = self.stage.reader.known(queue).await?;
-        let unknown =
-            (0..published).map(|number| Order::of(self.seed, number)).filter(|order| !known.contains(order.id()));
-        let known = (0..published).map(|number| Order::of(self.seed, number)).filter_map(|order| order.forged());
-        vhost.publish(unknown.map(|order| again(queue, &order))).await?;
-        vhost.publish(known.map(|forged| again(queue, &forged))).await?;
+        let (mut unknown, mut forged) = (Vec::new(), Vec::new());
+        for order in (0..published).map(|number| Order::of(self.seed, number)) {
+            forged.extend(order.forged());
+            if !known.contains(order.id()) {
+                unknown.push(order);
+            }
+        }
+        vhost.publish(unknown.iter().chain(&forged).map(|order| again(queue, order))).await?;
         Ok((lost > 0).into())
     }
 
@@ -142,12 +145,7 @@ impl ServersArm<'_> {
     }
 
     async fn kill_database(&mut self) -> Result<Felt> {
-        match &mut self.stage.database {
-            DatabaseServer::Postgres(server) => crash(server).await?,
-            DatabaseServer::MariaDb(server) => crash(server).await?,
-            DatabaseServer::None => return Ok(Felt::No),
-        }
-        Ok(Felt::Yes)
+        Ok(self.stage.database.crash().await?.into())
     }
 
     async fn freeze_database(&mut self, time: Duration) -> Result<Felt> {
@@ -249,14 +247,14 @@ impl ServersArm<'_> {
     }
 
     async fn kill_locks(&mut self) -> Result<Felt> {
-        crash(self.redis()?).await?;
+        self.redis()?.crash().await?;
         Ok(Felt::Yes)
     }
 
     async fn flush_locks(&mut self) -> Result<Felt> {
         // How many keys there were says whether it mattered.
-        let held: i64 = self.ask_locks(&["DBSIZE"]).await?;
-        let _: String = self.ask_locks(&["FLUSHALL"]).await?;
+        let held: i64 = self.stage.ask_locks(&["DBSIZE"]).await?;
+        let _: String = self.stage.ask_locks(&["FLUSHALL"]).await?;
         Ok((held > 0).into())
     }
 
@@ -267,24 +265,24 @@ impl ServersArm<'_> {
 
     async fn fill_locks(&mut self, time: Duration) -> Result<Felt> {
         let refused = self.refusals("OOM").await?;
-        let _: String = self.ask_locks(&["CONFIG", "SET", "maxmemory", "1"]).await?;
+        let _: String = self.stage.ask_locks(&["CONFIG", "SET", "maxmemory", "1"]).await?;
         tokio::time::sleep(time).await;
-        let _: String = self.ask_locks(&["CONFIG", "SET", "maxmemory", "0"]).await?;
+        let _: String = self.stage.ask_locks(&["CONFIG", "SET", "maxmemory", "0"]).await?;
         Ok((self.refusals("OOM").await? > refused).into())
     }
 
     async fn seal_locks(&mut self, time: Duration) -> Result<Felt> {
         let refused = self.refusals("READONLY").await?;
         // Nobody listens on port 1: it stays a replica without a master.
-        let _: String = self.ask_locks(&["REPLICAOF", "127.0.0.1", "1"]).await?;
+        let _: String = self.stage.ask_locks(&["REPLICAOF", "127.0.0.1", "1"]).await?;
         tokio::time::sleep(time).await;
-        let _: String = self.ask_locks(&["REPLICAOF", "NO", "ONE"]).await?;
+        let _: String = self.stage.ask_locks(&["REPLICAOF", "NO", "ONE"]).await?;
         Ok((self.refusals("READONLY").await? > refused).into())
     }
 
     /// How often it has refused something with that word: "errorstat_OOM:count=3".
     async fn refusals(&self, word: &str) -> Result<u64> {
-        let info: String = self.ask_locks(&["INFO", "errorstats"]).await?;
+        let info: String = self.stage.ask_locks(&["INFO", "errorstats"]).await?;
         let count = info.lines().find_map(|line| line.strip_prefix(&format!("errorstat_{word}:count=")));
         Ok(count.and_then(|count| count.trim().parse().ok()).unwrap_or(0))
     }
@@ -303,16 +301,6 @@ impl ServersArm<'_> {
         wire.set(Weather::Fair);
         Ok((touched > 0).into())
     }
-
-    async fn ask_locks<T: redis::FromRedisValue>(&self, words: &[&str]) -> Result<T> {
-        self.stage.ask_locks(words).await
-    }
-}
-
-/// Kills a server, and starts it again.
-async fn crash<K: Kind>(server: &mut Server<K>) -> Result<()> {
-    server.kill9().await?;
-    server.restart().await
 }
 
 /// Freezes a server for a time.
