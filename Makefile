@@ -11,7 +11,7 @@ export HAPAX_TOOLCHAINS := $(TARGET)/toolchains
 DEMO_FLAGS := $(if $(SERVERS),--servers) $(if $(DATABASE),--database $(DATABASE))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test servers bench torture build guests rust-guests fmt lint doc clean
+.PHONY: help demo test servers bench torture campaign build guests rust-guests fmt lint doc clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -58,6 +58,13 @@ torture: ## Torture hosts and servers, and see whether every message takes effec
 	cargo build --release --target wasm32-wasip2 -p chaos
 	cargo build --release -p hapax-torture
 	$(TARGET)/release/hapax-torture --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) --database $(or $(DATABASE),postgres) --broker $(BROKER) $(if $(BREACH),--breach $(BREACH))
+
+# The record is of one state of the runtime: delete it to begin anew.
+campaign: ## Torture for hours, and write tests/torture/RESULTS.md; goes on where it was left
+	@tests/setup.sh rust servers
+	cargo build --release --target wasm32-wasip2 -p chaos
+	cargo build --release -p hapax-torture
+	$(TARGET)/release/hapax-torture campaign --record tests/torture/campaign.jsonl --page tests/torture/RESULTS.md
 
 build: ## Build the hapax binary, optimised
 	@tests/setup.sh rust

@@ -1,6 +1,7 @@
 //! The judge: what the books say against what was published. Knows orders and tables, and nothing of the runtime.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 
 use crate::books::{Books, Effect, Parked};
 use crate::order::{Fate, MAX_ATTEMPTS, Order, STOCK};
@@ -12,6 +13,12 @@ pub(crate) struct Violation {
     /// The message that it happened to; none for what is about all of them.
     pub(crate) message: Option<String>,
     pub(crate) what: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.message.as_deref().unwrap_or("-"), self.what)
+    }
 }
 
 /// What messages are found under: their consumer and their id.

@@ -5,11 +5,13 @@
 
 mod aftermath;
 mod books;
+mod campaign;
 mod checker;
 mod fleet;
 mod nemesis;
 mod order;
 mod producer;
+mod record;
 mod recovery;
 mod report;
 mod run;
@@ -28,12 +30,45 @@ use clap::Parser;
 use hapax::sabotage::Breach;
 use hapax_tests::servers::SmallDisk;
 
+use record::Line;
 use run::Task;
 use stage::{BrokerKind, DatabaseKind, Setting};
 
 /// Torture Hapax, and see whether every message takes effect once
 #[derive(Debug, Parser)]
+#[command(args_conflicts_with_subcommands = true)]
 struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Kill each server and a host, and measure how long messages stand still
+    Recovery(RecoveryArgs),
+    /// Torture until the record holds what a campaign is to reach; goes on where it was left
+    Campaign(campaign::Args),
+}
+
+#[derive(Debug, clap::Args)]
+struct RecoveryArgs {
+    /// How often each of them is killed
+    #[arg(long, value_name = "N", default_value_t = 9)]
+    times: usize,
+    /// The same seed draws the same orders; by default one by chance
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    #[arg(long, value_enum, default_value_t = DatabaseKind::Postgres)]
+    database: DatabaseKind,
+    /// Where the result goes as JSON, on one line, after those that are there
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+struct RunArgs {
     /// How long the nemesis rages; mending and judging come on top
     #[arg(long, value_name = "N", default_value_t = 60)]
     seconds: u64,
@@ -53,9 +88,6 @@ struct Cli {
     /// Spare the first host, strike seldom, and watch what that host uses
     #[arg(long)]
     soak: bool,
-    /// Instead of all that: kill each server and a host so many times, and measure how long messages stand still
-    #[arg(long, value_name = "TIMES")]
-    recovery: Option<usize>,
     /// Only faults in whose names this is, as the report names them
     #[arg(long, value_name = "TEXT", default_value = "")]
     only: String,
@@ -94,6 +126,25 @@ async fn main() -> ExitCode {
 
 /// 0 for a clean run, 1 for violations.
 async fn torture(cli: Cli) -> Result<ExitCode> {
+    match cli.command {
+        Some(Command::Campaign(args)) => campaign::run(&args).await,
+        Some(Command::Recovery(args)) => measure_recovery(args).await,
+        None => run_once(cli.run).await,
+    }
+}
+
+async fn measure_recovery(args: RecoveryArgs) -> Result<ExitCode> {
+    let seed = args.seed.unwrap_or_else(rand::random);
+    let setting = Setting { database: args.database, broker: BrokerKind::Amqp, small_disk: false };
+    let (servers, found) = recovery::measure(setting, seed, args.times).await?;
+    println!("{servers}\n{}", recovery::table(&found));
+    if let Some(path) = args.json {
+        record::append(&path, &Line::of_recovery(seed, setting, servers, &found)?)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn run_once(cli: RunArgs) -> Result<ExitCode> {
     let seed = cli.seed.unwrap_or_else(rand::random);
     // Writes to a disk in memory take no time, so half of all runs are on a true one.
     let small_disk = seed.is_multiple_of(2) && SmallDisk::is_possible();
@@ -108,15 +159,10 @@ async fn torture(cli: Cli) -> Result<ExitCode> {
         soak: cli.soak,
     };
     println!("{}", report::title(&task));
-    if let Some(times) = cli.recovery {
-        let found = recovery::measure(task.setting, seed, times).await?;
-        println!("{}", recovery::table(&found));
-        return Ok(ExitCode::SUCCESS);
-    }
     let verdict = run::run(&task).await.with_context(|| format!("seed {}", task.seed))?;
     print!("{}", report::text(&task, &verdict));
     if let Some(path) = cli.json {
-        report::append(&path, &task, &verdict)?;
+        record::append(&path, &Line::of_run(&task, &verdict)?)?;
     }
     Ok(if verdict.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -77,6 +77,13 @@ pub(crate) struct Sent {
     at_the_end: Vec<u64>,
 }
 
+impl Sent {
+    /// What a third consumer is to be told in all.
+    pub(crate) fn told(&self) -> u64 {
+        (self.telling * ORDERED.len()) as u64
+    }
+}
+
 impl Producer {
     /// One that publishes the orders of a seed.
     ///

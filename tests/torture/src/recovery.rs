@@ -50,11 +50,11 @@ pub(crate) struct Recovery {
     pub(crate) times: Vec<Duration>,
 }
 
-/// Kills each server and a host so many times.
+/// Kills each server and a host so many times; returns what servers they are besides.
 ///
 /// # Errors
 /// When something does not come back.
-pub(crate) async fn measure(setting: Setting, seed: u64, times: usize) -> Result<Vec<Recovery>> {
+pub(crate) async fn measure(setting: Setting, seed: u64, times: usize) -> Result<(String, Vec<Recovery>)> {
     let mut stage = Stage::start(setting, Profile::Default).await?;
     let mut hosts = start_hosts(&stage, 2, None).await?;
     let producer = Producer::new(&stage, seed, None, Arc::default()).await?;
@@ -89,7 +89,7 @@ pub(crate) async fn measure(setting: Setting, seed: u64, times: usize) -> Result
     for host in &mut hosts {
         host.stop().await?;
     }
-    Ok(found)
+    Ok((stage.describe(), found))
 }
 
 /// Publishes until it is over.

@@ -2,13 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::io::Write as _;
-use std::path::Path;
 
-use anyhow::{Context as _, Result};
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{CellAlignment, Table};
-use serde_json::json;
 
 use crate::run::{Task, Verdict};
 use crate::stage::Setting;
@@ -20,7 +16,7 @@ const SHOWN: usize = 50;
 pub(crate) fn title(task: &Task) -> String {
     let Setting { database, broker, small_disk } = task.setting;
     let disk = if small_disk { ", a small disk" } else { "" };
-    format!("seed {}: {database:?}, {broker:?}{disk}, {} s", task.seed, task.time.as_secs())
+    format!("seed {}: {}, {}{disk}, {} s", task.seed, database.title(), broker.title(), task.time.as_secs())
 }
 
 /// The report of a run.
@@ -43,9 +39,9 @@ pub(crate) fn text(task: &Task, verdict: &Verdict) -> String {
         let _ = writeln!(text, "Nothing lost, nothing doubled, nothing stuck, nothing left behind.");
         return text;
     }
-    let _ = writeln!(text, "{} VIOLATIONS, seed {}:", verdict.violations.len(), task.seed);
+    let _ = writeln!(text, "VIOLATIONS: {}, seed {}", verdict.violations.len(), task.seed);
     for violation in verdict.violations.iter().take(SHOWN) {
-        let _ = writeln!(text, "  {}: {}", violation.message.as_deref().unwrap_or("-"), violation.what);
+        let _ = writeln!(text, "  {violation}");
     }
     let _ = writeln!(text, "What is known of the first of these messages:");
     for history in &verdict.histories {
@@ -72,30 +68,4 @@ pub(crate) fn align_numbers(table: &mut Table) {
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-}
-
-/// Adds one line to the record.
-///
-/// # Errors
-/// When the file cannot be written.
-pub(crate) fn append(path: &Path, task: &Task, verdict: &Verdict) -> Result<()> {
-    let line = json!({
-        "seed": task.seed,
-        "seconds": task.time.as_secs(),
-        "database": format!("{:?}", task.setting.database).to_lowercase(),
-        "broker": format!("{:?}", task.setting.broker).to_lowercase(),
-        "small_disk": task.setting.small_disk,
-        "breach": task.breach.map(hapax::sabotage::Breach::name),
-        "servers": verdict.servers,
-        "orders": verdict.orders,
-        "copies": verdict.copies,
-        "felt": verdict.tally.felt,
-        "missed": verdict.tally.missed,
-        "swaps": verdict.swaps,
-        "soak": verdict.soak,
-        "violations": verdict.violations.len(),
-    });
-    let file = std::fs::File::options().create(true).append(true).open(path);
-    let mut file = file.with_context(|| format!("opening {}", path.display()))?;
-    writeln!(file, "{line}").with_context(|| format!("writing {}", path.display()))
 }

@@ -57,6 +57,8 @@ pub(crate) struct Task {
 pub(crate) struct Verdict {
     pub(crate) servers: String,
     pub(crate) orders: u64,
+    /// What was to take effect, or to be dead, once each: every order at two consumers, and what they told a third.
+    pub(crate) messages: u64,
     pub(crate) copies: u64,
     pub(crate) tally: Tally,
     /// See [`Host::swaps_in_flight`].
@@ -112,8 +114,9 @@ pub(crate) async fn run(task: &Task) -> Result<Verdict> {
 
     let histories = histories(&nemesis, &sent.orders, &violations).await?;
     let (orders, copies, tally) = (sent.orders.len() as u64, sent.copies, nemesis.tally.clone());
+    let messages = orders * ORDERED.len() as u64 + sent.told();
     let swaps = nemesis.hosts.iter().map(Host::swaps_in_flight).sum();
-    Ok(Verdict { servers, orders, copies, tally, swaps, violations, soak: soaked, histories })
+    Ok(Verdict { servers, orders, messages, copies, tally, swaps, violations, soak: soaked, histories })
 }
 
 /// Servers, hosts that consume, and a producer.
@@ -209,8 +212,8 @@ async fn progress(nemesis: &Nemesis, sent: &Sent) -> Result<(bool, String)> {
         let rest = format!("FROM hapax_parked WHERE consumer = '{consumer}' AND state = 4 AND reason = 'id-conflict'");
         ask(&format!("{consumer} took for forged"), "COUNT(*)", &rest, i64::try_from(sent.forged)?).await?;
     }
-    let told = i64::try_from(sent.telling * ORDERED.len())?;
-    ask("told effects", "COUNT(*)", &format!("FROM effects WHERE consumer = '{TOLD}'"), told).await?;
+    ask("told effects", "COUNT(*)", &format!("FROM effects WHERE consumer = '{TOLD}'"), i64::try_from(sent.told())?)
+        .await?;
     ask("parked rows", "COUNT(*)", "FROM hapax_parked WHERE state < 4", 0).await?;
     ask("outbox rows", "COUNT(*)", "FROM hapax_outbox", 0).await?;
     // What changes while retries go on.

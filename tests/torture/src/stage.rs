@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result};
 use hapax::broker::{self, Broker};
 use hapax_tests::servers::{Kind, MariaDb, Postgres, Rabbit, Redis, Server, SmallDisk};
 use hapax_tests::vhost::{Message, Vhost};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tempfile::TempDir;
 use url::Url;
@@ -39,7 +40,8 @@ pub(crate) const OLD: &str = "old-";
 pub(crate) const LEASE_SECONDS: u64 = 2;
 
 /// Which database a run is on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum DatabaseKind {
     Postgres,
     Mariadb,
@@ -47,13 +49,36 @@ pub(crate) enum DatabaseKind {
 }
 
 /// Which broker a run is on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum BrokerKind {
     /// One RabbitMQ.
     Amqp,
     /// Three nodes of RabbitMQ.
     Cluster,
     Embedded,
+}
+
+impl DatabaseKind {
+    /// Its name for people.
+    pub(crate) fn title(self) -> &'static str {
+        match self {
+            Self::Postgres => "Postgres",
+            Self::Mariadb => "MariaDB",
+            Self::Sqlite => "SQLite",
+        }
+    }
+}
+
+impl BrokerKind {
+    /// Its name for people.
+    pub(crate) fn title(self) -> &'static str {
+        match self {
+            Self::Amqp => "RabbitMQ",
+            Self::Cluster => "RabbitMQ (3 nodes)",
+            Self::Embedded => "embedded broker",
+        }
+    }
 }
 
 /// What a run is on.
@@ -234,9 +259,9 @@ impl Stage {
     /// Names and versions of the servers.
     pub(crate) fn describe(&self) -> String {
         let database = match &self.database {
-            DatabaseServer::Postgres(server) => format!("Postgres {}", server.version()),
-            DatabaseServer::MariaDb(server) => format!("MariaDB {}", server.version()),
-            DatabaseServer::None => "SQLite".to_owned(),
+            DatabaseServer::Postgres(server) => format!("{} {}", self.setting.database.title(), server.version()),
+            DatabaseServer::MariaDb(server) => format!("{} {}", self.setting.database.title(), server.version()),
+            DatabaseServer::None => self.setting.database.title().to_owned(),
         };
         let nodes = if self.setting.is_cluster() { format!(" ({NODES} nodes)") } else { String::new() };
         let rabbit = self.rabbits.first().map(|server| format!("RabbitMQ {}{nodes}", server.version()));

@@ -1,4 +1,5 @@
-//! A witness of the lock server: hears every command, and notices a lock that somebody else than its holder releases.
+//! A witness of the lock server: hears every command, and notices a lock that somebody else than its holder renews or
+//! releases.
 //!
 //! No message is lost or doubled by that, for SQL is the judge of those; so nobody else would notice.
 
@@ -74,15 +75,15 @@ impl Locks {
         let (source, words) = rest.strip_prefix('[')?.split_once("] ")?;
         let words = words_of(words);
         let (name, args) = words.split_first()?;
-        match (source.ends_with(" lua"), name.to_ascii_uppercase().as_str(), args) {
-            (false, "EVALSHA" | "EVAL", _) => self.script = args.to_vec(),
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        match (source.ends_with(" lua"), name.to_ascii_uppercase().as_str(), args.as_slice()) {
+            (false, "EVALSHA" | "EVAL", _) => self.script = words.clone(),
             (_, "FLUSHALL" | "FLUSHDB", _) => self.held.clear(),
-            (true, "SET", [key, token, .., lease]) => self.set(key, token, now, lease),
-            (true, "PEXPIRE", [key, lease]) => {
-                if let Some((_, until)) = self.held.get_mut(key) {
-                    *until = now + seconds(lease);
-                }
+            (true, "SET", [key, token, "NX", .., lease]) => self.set(key, token, now, lease),
+            (true, "SET", [key, token, "XX", .., lease]) => {
+                self.held.insert((*key).to_owned(), ((*token).to_owned(), now + seconds(lease)));
             }
+            (true, "PEXPIRE", [key, lease]) => return self.renew(key, now, lease),
             (true, "DEL", keys) => {
                 let wrong = keys.iter().filter_map(|key| self.delete(key, now)).collect::<Vec<_>>();
                 return (!wrong.is_empty()).then(|| wrong.join("; "));
@@ -90,6 +91,12 @@ impl Locks {
             _ => {}
         }
         None
+    }
+
+    fn renew(&mut self, key: &str, now: f64, lease: &str) -> Option<String> {
+        let (holder, until) = self.held.get(key)?.clone();
+        self.held.insert(key.to_owned(), (holder.clone(), now + seconds(lease)));
+        self.wrong(key, &holder, until, now, "renewed")
     }
 
     /// It is taken if nobody holds it.
@@ -105,9 +112,13 @@ impl Locks {
 
     fn delete(&mut self, key: &str, now: f64) -> Option<String> {
         let (holder, until) = self.held.remove(key)?;
-        let by_holder = self.script.contains(&holder);
+        self.wrong(key, &holder, until, now, "released")
+    }
+
+    fn wrong(&self, key: &str, holder: &str, until: f64, now: f64, done: &str) -> Option<String> {
+        let by_holder = self.script.iter().any(|word| word == holder);
         (!by_holder && until > now + VAGUE_SECONDS)
-            .then(|| format!("the lock {key} of {holder} was released by a call that does not name its token"))
+            .then(|| format!("the lock {key} of {holder} was {done} by a call that does not name its token"))
     }
 }
 
@@ -157,6 +168,25 @@ mod tests {
     fn nobody_else_may() {
         let released = [r#"100.5 [1 127.0.0.1:5] "EVALSHA" "bb" "1" "k" "other""#, r#"100.5 [1 lua] "DEL" "k""#];
         assert_eq!(hear(&[TAKEN, released].concat()).len(), 1);
+    }
+
+    #[test]
+    fn nor_renew_it() {
+        let renewed =
+            [r#"100.5 [1 127.0.0.1:5] "EVALSHA" "bb" "1" "k" "2000" "other""#, r#"100.5 [1 lua] "PEXPIRE" "k" "2000""#];
+        assert_eq!(hear(&[TAKEN, renewed].concat()).len(), 1);
+    }
+
+    #[test]
+    fn what_was_taken_over_is_the_takers() {
+        let over =
+            [r#"100.2 [1 127.0.0.1:6] "EVAL" "cc" "0" "two""#, r#"100.2 [1 lua] "SET" "k" "two" "XX" "PX" "500""#];
+        let by = |token: &str| format!(r#"100.3 [1 127.0.0.1:5] "EVALSHA" "bb" "1" "k" "{token}""#);
+        for (token, wrong) in [("one", 1), ("two", 0)] {
+            let by = by(token);
+            let released = [by.as_str(), r#"100.3 [1 lua] "DEL" "k""#];
+            assert_eq!(hear(&[TAKEN, over, released].concat()).len(), wrong, "{token}");
+        }
     }
 
     #[test]

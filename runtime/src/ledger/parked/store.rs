@@ -239,6 +239,9 @@ impl Ledger {
                 .one("consumer", consumer)
                 .one("incarnation", incarnation.0.as_slice())
                 .one("run_token", token.0.as_slice());
+            if sabotage::broken(Breach::ShutdownCounted) {
+                connection.execute("UPDATE hapax_parked SET attempts = attempts + 1 WHERE state = 1", &[]).await?;
+            }
             let mut ids = Vec::new();
             for row in query(connection, &self.statements.taken, args).await?.rows {
                 ids.push(Some(Reader::new(row).blob()?));
@@ -250,9 +253,6 @@ impl Ledger {
                     .blobs("row_id", ids.iter().cloned());
                 // Fewer, where some have been rescued in the meantime.
                 execute(connection, &self.statements.give_back, args).await?;
-            }
-            if sabotage::broken(Breach::ShutdownCounted) {
-                connection.execute("UPDATE hapax_parked SET attempts = attempts + 1 WHERE state = 1", &[]).await?;
             }
             Ok(())
         })

@@ -93,7 +93,7 @@ impl Fault for HostFault {
         }
         for _ in 0..3 {
             all.push(Self::Stopped { host: host(random) });
-            all.push(Self::Swaps { times: random.random_range(3..12), seed: random.random() });
+            all.push(Self::Swaps { times: random.random_range(6..20), seed: random.random() });
         }
         all.push(Self::Redriven);
         // The first host of every run dies while it makes the tables.
@@ -162,6 +162,8 @@ pub(crate) enum ServerFault {
     LocksKilled,
     /// All locks are deleted.
     LocksFlushed,
+    /// Somebody else takes the locks that are held, as if their leases had ended.
+    LocksTaken { times: u32 },
     /// The lock server is frozen for a time.
     LocksFrozen { time: Duration },
     /// The lock server is out of memory.
@@ -199,6 +201,7 @@ impl Fault for ServerFault {
             Self::DatabaseFrozen { .. } => "database frozen",
             Self::LocksKilled => "lock server killed, and empty",
             Self::LocksFlushed => "locks flushed",
+            Self::LocksTaken { .. } => "locks taken by somebody else",
             Self::LocksFrozen { .. } => "lock server frozen",
             Self::LocksFull { .. } => "lock server out of memory",
             Self::LocksReadOnly { .. } => "lock server read-only",
@@ -221,9 +224,11 @@ impl Fault for ServerFault {
             Self::Unserializable { time: time() },
             Self::Unserializable { time: time() },
             Self::DiskFull { time: time() },
+            Self::DiskFull { time: time() },
             Self::DatabaseFrozen { time: time() },
             Self::LocksKilled,
             Self::LocksFlushed,
+            Self::LocksTaken { times: 10 },
             Self::LocksFrozen { time: time() },
             Self::LocksFull { time: time() },
             Self::LocksReadOnly { time: time() },
@@ -239,7 +244,8 @@ impl Fault for ServerFault {
         all.push(Self::QueueDeleted { time: time(), which: random.random_range(0..64) });
         for heard in [Heard::Yes, Heard::No, Heard::Yes, Heard::No, Heard::No] {
             let (host, weather) = (random.random_range(0..64), Weather::CommitCut(heard));
-            let time = Duration::from_millis(random.random_range(200..800));
+            // It ends earlier, with the last of a few COMMITs.
+            let time = Duration::from_millis(random.random_range(2000..5000));
             all.push(Self::Network { host, target: Target::Database, weather, time });
         }
         for target in [Target::Broker, Target::Locks, Target::Database] {
@@ -270,6 +276,7 @@ impl Fault for ServerFault {
             | Self::CopiesMovedBack
             | Self::LocksKilled
             | Self::LocksFlushed
+            | Self::LocksTaken { .. }
             | Self::LocksFrozen { .. }
             | Self::LocksFull { .. }
             | Self::LocksReadOnly { .. } => !setting.is_embedded(),

@@ -1,7 +1,7 @@
 //! The arm that strikes at the broker, the lock server, the database, and the network to them.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use hapax_tests::servers::{Kind, Rabbit, Redis, Server};
@@ -19,6 +19,21 @@ use crate::wire::Weather;
 
 /// RabbitMQ's own mark, as a share of memory.
 const USUAL_MEMORY_MARK: &str = "0.4";
+
+/// How often it is looked whether something has happened.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// How many COMMITs are cut off: not every transaction is one of messages.
+const COMMITS: usize = 6;
+
+/// Who is no host, and holds locks; and for how long, in milliseconds.
+const SOMEBODY_ELSE: &str = "somebody else";
+const LEASE_OF_ANOTHER: &str = "500";
+
+/// Gives every lock to somebody else, and counts them.
+const TAKE_LOCKS: &str = "local keys = redis.call('KEYS', '*') \
+     for _, key in ipairs(keys) do redis.call('SET', key, ARGV[1], 'XX', 'PX', ARGV[2]) end \
+     return #keys";
 
 /// See [the module](self).
 pub(super) struct ServersArm<'a> {
@@ -51,6 +66,7 @@ impl Arm for ServersArm<'_> {
             ServerFault::DatabaseFrozen { time } => self.freeze_database(time).await,
             ServerFault::LocksKilled => self.kill_locks().await,
             ServerFault::LocksFlushed => self.flush_locks().await,
+            ServerFault::LocksTaken { times } => self.take_locks(times).await,
             ServerFault::LocksFrozen { time } => self.freeze_locks(time).await,
             ServerFault::LocksFull { time } => self.fill_locks(time).await,
             ServerFault::LocksReadOnly { time } => self.seal_locks(time).await,
@@ -258,6 +274,16 @@ impl ServersArm<'_> {
         Ok((held > 0).into())
     }
 
+    /// Takes over whatever is locked, so many times.
+    async fn take_locks(&mut self, times: u32) -> Result<Felt> {
+        let mut taken = 0;
+        for _ in 0..times {
+            taken += self.stage.ask_locks::<u64>(&["EVAL", TAKE_LOCKS, "0", SOMEBODY_ELSE, LEASE_OF_ANOTHER]).await?;
+            tokio::time::sleep(LOOK).await;
+        }
+        Ok((taken > 0).into())
+    }
+
     async fn freeze_locks(&mut self, time: Duration) -> Result<Felt> {
         hold_still(self.redis()?, time).await?;
         Ok(Felt::Yes)
@@ -296,7 +322,10 @@ impl ServersArm<'_> {
         };
         let Some(wire) = wire else { return Ok(Felt::No) };
         wire.set(weather);
-        tokio::time::sleep(time).await;
+        let end = Instant::now() + time;
+        while Instant::now() < end && !(matches!(weather, Weather::CommitCut(_)) && wire.touched() >= COMMITS) {
+            tokio::time::sleep(LOOK).await;
+        }
         let touched = wire.touched();
         wire.set(Weather::Fair);
         Ok((touched > 0).into())
