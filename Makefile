@@ -11,7 +11,7 @@ export HAPAX_TOOLCHAINS := $(TARGET)/toolchains
 DEMO_FLAGS := $(if $(SERVERS),--servers) $(if $(DATABASE),--database $(DATABASE))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test servers bench torture campaign build guests rust-guests fmt lint doc clean
+.PHONY: help demo test servers bench torture campaign fuzz build guests rust-guests fmt lint doc clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -65,6 +65,11 @@ campaign: ## Torture for hours, and write tests/torture/RESULTS.md; goes on wher
 	cargo build --release --target wasm32-wasip2 -p chaos
 	cargo build --release -p hapax-torture
 	$(TARGET)/release/hapax-torture campaign --record tests/torture/campaign.jsonl --page tests/torture/RESULTS.md
+
+# SECONDS for each test.
+fuzz: ## Look for bytes that break what reads them, guided by coverage, and keep the inputs that reach new code
+	@tests/setup.sh rust fuzz
+	@tests/fuzz.sh $(SECONDS)
 
 build: ## Build the hapax binary, optimised
 	@tests/setup.sh rust

@@ -2,7 +2,7 @@
 # Installs what building and testing need and this machine lacks. Quick when nothing is missing, asks no questions,
 # starts no service. Usage:
 #
-#   tests/setup.sh [rust] [servers] [python] [typescript]      (all of them when none is named)
+#   tests/setup.sh [rust] [servers] [python] [typescript] [fuzz]      (all but the last when none is named)
 #
 #   rust        a C compiler, make, and the target that guests are compiled for
 #   servers     RabbitMQ, Redis, MariaDB and Postgres, which the tests start themselves, on ports of their own;
@@ -10,12 +10,15 @@
 #               HAPAX_TEST_POSTGRES_URL names a server of yours
 #   python      componentize-py, in target/toolchains/python
 #   typescript  componentize-qjs and tsc, in target/toolchains/typescript
+#   fuzz        cargo-bolero, in target/toolchains/bolero
 #
 # HAPAX_TOOLCHAINS names another folder than target/toolchains.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 GUEST_TARGET=wasm32-wasip2
+# The version of the crate `bolero` in Cargo.toml.
+BOLERO=0.13.4
 export HAPAX_TOOLCHAINS=${HAPAX_TOOLCHAINS:-$PWD/target/toolchains}
 
 # Debian packages still to be installed, and for other systems what to do instead, one line each.
@@ -69,6 +72,7 @@ want_servers() {
     want have_postgres postgresql "export HAPAX_TEST_POSTGRES_URL=postgres://postgres@localhost/postgres   (likewise)"
 }
 want_python() { want have_venv "python3 python3-venv" "Python 3.10 or later, with venv and pip"; }
+want_fuzz() { want "have c++" build-essential "a C++ compiler, \`c++\`"; }
 want_typescript() { want "have npm" "nodejs npm" "Node.js 18 or later, with npm"; }
 
 # Runs as root. A policy-rc.d that says 101 keeps packages from starting their services; one that is there comes back.
@@ -117,13 +121,19 @@ setup_rust_guest() {
 
 # What these two compilers are, and which version, their examples say.
 setup_python_guest() { examples/reduce-stock/python/build.sh --toolchain; }
+setup_fuzz() {
+    local place=$HAPAX_TOOLCHAINS/bolero
+    [ "$("$place/bin/cargo-bolero" bolero --version 2>/dev/null)" = "cargo-bolero $BOLERO" ] && return
+    say "building cargo-bolero $BOLERO"
+    cargo install cargo-bolero --version "$BOLERO" --locked --no-default-features --root "$place" --force
+}
 setup_typescript_guest() { examples/reduce-stock/typescript/build.sh --toolchain; }
 
 [ $# -gt 0 ] || set -- rust servers python typescript
 for part in "$@"; do
     case $part in
-    rust | servers | python | typescript) "want_$part" ;;
-    *) stop "\"$part\": expected rust, servers, python or typescript" ;;
+    rust | servers | python | typescript | fuzz) "want_$part" ;;
+    *) stop "\"$part\": expected rust, servers, python, typescript or fuzz" ;;
     esac
 done
 install_packages
@@ -132,6 +142,7 @@ for part in "$@"; do
     rust) setup_rust_guest ;;
     python) setup_python_guest ;;
     typescript) setup_typescript_guest ;;
+    fuzz) setup_fuzz ;;
     servers) ;; # the tests start them
     esac
 done

@@ -112,6 +112,8 @@ named! {
         ShutdownCounted = "shutdown-counted",
         /// Attempts have no time limit.
         Endless = "endless",
+        /// As many deliveries as the broker has are taken in hand.
+        PrefetchUnlimited = "prefetch-unlimited",
         /// Message ids may be of any length and hold anything.
         IdsUnchecked = "ids-unchecked",
         /// The verdict of a failed member counts, whatever of its transaction was undone.

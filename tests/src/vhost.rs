@@ -197,6 +197,16 @@ impl Vhost {
         self.of_connections("name").await
     }
 
+    /// How many deliveries each channel has not settled.
+    ///
+    /// # Errors
+    /// When RabbitMQ does not answer.
+    pub async fn unacknowledged_of_channels(&self) -> Result<Vec<u64>> {
+        let list = self.admin.get(&["vhosts", &self.name, "channels"]).await?;
+        let channels = list.as_array().into_iter().flatten();
+        Ok(channels.filter_map(|channel| channel["messages_unacknowledged"].as_u64()).collect())
+    }
+
     /// How many connections are kept from publishing, by an alarm.
     ///
     /// # Errors

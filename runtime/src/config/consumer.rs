@@ -17,6 +17,7 @@ use crate::identity::{BadRule, IdRule, PartitionRule, SLOTS};
 use crate::ledger::database::SessionSettings;
 use crate::message::HeaderValue;
 use crate::retry::RetryPolicy;
+use crate::sabotage::{self, Breach};
 
 /// One consumer, defaults filled in.
 #[derive(Debug, Clone, PartialEq)]
@@ -89,7 +90,10 @@ impl ConsumerConfig {
             declare: self.declare,
             arguments: self.arguments.clone(),
             bindings: self.bindings.clone(),
-            prefetch_messages: self.prefetch.messages,
+            prefetch_messages: match sabotage::broken(Breach::PrefetchUnlimited) {
+                true => u16::MAX,
+                false => self.prefetch.messages,
+            },
             prefetch_bytes: self.prefetch.bytes,
             ordered: self.retry.keeps_order(),
         }

@@ -8,6 +8,7 @@ mod books;
 mod campaign;
 mod checker;
 mod fleet;
+mod hoarding;
 mod nemesis;
 mod order;
 mod producer;

@@ -9,6 +9,7 @@ use hapax_tests::wait_until;
 
 use crate::checker::{Violation, check};
 use crate::fleet::{Host, Trap};
+use crate::hoarding::Watch;
 use crate::nemesis::{Nemesis, START_LIMIT, Tally};
 use crate::order::Order;
 use crate::producer::{Producer, Progress, Sent};
@@ -78,6 +79,7 @@ pub(crate) async fn run(task: &Task) -> Result<Verdict> {
     let (mut nemesis, producer) = set_up(task).await?;
     let servers = nemesis.stage.describe();
     let witness = nemesis.stage.redis.is_some().then(|| Witness::of(&nemesis.stage.lock_url)).transpose()?;
+    let watch = nemesis.stage.vhost.as_ref().map(|vhost| Watch::on(vhost.clone()));
     let mut violations = Vec::new();
     let mut say = |what: String| violations.push(Violation { message: None, what });
 
@@ -109,7 +111,10 @@ pub(crate) async fn run(task: &Task) -> Result<Verdict> {
         soaked = Some(words);
     }
     let left = crate::aftermath::look(&mut nemesis).await;
-    left.into_iter().chain(witness.iter().flat_map(Witness::found)).for_each(say);
+    left.into_iter()
+        .chain(witness.iter().flat_map(Witness::found))
+        .chain(watch.iter().filter_map(Watch::found))
+        .for_each(say);
     violations.extend(check(&sent.orders, &nemesis.stage.reader.books().await?));
 
     let histories = histories(&nemesis, &sent.orders, &violations).await?;

@@ -39,6 +39,9 @@ pub(crate) const OLD: &str = "old-";
 /// The lease of locks, and how long a host may be silent before its rows are rescued.
 pub(crate) const LEASE_SECONDS: u64 = 2;
 
+/// Deliveries in hand of a subscription, at most.
+pub(crate) const PREFETCH: u64 = 256;
+
 /// Which database a run is on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -150,7 +153,7 @@ pub(crate) struct Stage {
     pub(crate) rabbits: Vec<Rabbit>,
     pub(crate) redis: Option<Redis>,
     pub(crate) database: DatabaseServer,
-    pub(crate) vhost: Option<Vhost>,
+    pub(crate) vhost: Option<Arc<Vhost>>,
     /// Where the broker is: each of its nodes.
     pub(crate) broker_urls: Vec<String>,
     /// To the broker, or to whichever of its nodes lives.
@@ -191,7 +194,7 @@ impl Stage {
             BrokerKind::Cluster => Rabbit::start_cluster(NODES).await?,
         };
         let vhost = match rabbits.first() {
-            Some(rabbit) => Some(rabbit.vhost("torture").await?),
+            Some(rabbit) => Some(Arc::new(rabbit.vhost("torture").await?)),
             None => None,
         };
         let broker_urls = match &vhost {
@@ -474,6 +477,7 @@ retry = {{ max_attempts = {MAX_ATTEMPTS}, initial_interval = "200ms", multiplier
 limits = {{ time = "6s" }}
 batch = {{ max_time = "200ms" }}
 lock = {{ ttl = "{LEASE_SECONDS}s" }}
+prefetch = {{ messages = {PREFETCH} }}
 "#
         )?;
     }

@@ -51,7 +51,7 @@ pub(crate) async fn run(args: &Args) -> Result<ExitCode> {
         }) {
             tracing::info!("{job}");
             running.push(job.clone());
-            ends.spawn(carry_out(job, args.record.clone()));
+            ends.spawn(carry_out(job, args.record.clone(), runtime.clone()));
         }
         let Some(end) = ends.join_next().await else { break };
         let done = end.context("a run panicked")??;
@@ -68,11 +68,11 @@ pub(crate) async fn run(args: &Args) -> Result<ExitCode> {
 }
 
 /// Calls this program for one run.
-async fn carry_out(job: Job, record: PathBuf) -> Result<Job> {
+async fn carry_out(job: Job, file: PathBuf, runtime: String) -> Result<Job> {
     let log = log_of(&job)?;
     let output = std::fs::File::create(&log).with_context(|| format!("writing {}", log.display()))?;
     let mut command = tokio::process::Command::new(std::env::current_exe()?);
-    command.args(job.args()).arg("--json").arg(&record).kill_on_drop(true);
+    command.args(job.args()).arg("--json").arg(&file).env(record::RUNTIME, runtime).kill_on_drop(true);
     command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
     let status = command.status().await.context("starting a run")?;
     // 1 says that something was found: the record says what.

@@ -83,7 +83,7 @@ impl ServersArm<'_> {
     }
 
     fn vhost(&self) -> Result<&Vhost> {
-        self.stage.vhost.as_ref().context("there is no RabbitMQ here")
+        self.stage.vhost.as_deref().context("there is no RabbitMQ here")
     }
 
     fn redis(&mut self) -> Result<&mut Redis> {
