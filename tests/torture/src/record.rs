@@ -17,7 +17,7 @@ use crate::stage::{BrokerKind, DatabaseKind, Setting};
 /// One line.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Line {
-    /// What was tortured: what `git rev-parse HEAD:runtime` says.
+    /// What was tortured: see [`NAMING`].
     pub(crate) runtime: String,
     /// When it ended.
     pub(crate) date: String,
@@ -136,7 +136,12 @@ pub(crate) fn read(path: &Path) -> Result<Vec<Line>> {
 /// Tells the runs of a campaign what they torture: somebody may have changed the sources since it was built.
 pub(crate) const RUNTIME: &str = "HAPAX_TORTURE_RUNTIME";
 
-/// The code of the runtime, as git names it.
+/// Names the code of the runtime, its contract included; not what fuzzers have found beside it.
+pub(crate) const NAMING: &str =
+    "git ls-tree -r HEAD runtime wit | grep -v __fuzz__ | git hash-object --stdin | cut -c 1-12";
+const CHANGES: &str = "git status --porcelain runtime wit | grep -v __fuzz__ || true";
+
+/// The code of the runtime, as [`NAMING`] names it.
 ///
 /// # Errors
 /// When there is no git, or it says nothing.
@@ -144,16 +149,16 @@ pub(crate) fn runtime() -> Result<String> {
     if let Ok(told) = std::env::var(RUNTIME) {
         return Ok(told);
     }
-    let git = |args: &[&str]| -> Result<String> {
-        let done = Command::new("git").current_dir(env!("CARGO_MANIFEST_DIR")).args(args).output();
-        let done = done.with_context(|| format!("calling git {}", args.join(" ")))?;
-        let said = String::from_utf8_lossy(&done.stderr);
-        ensure!(done.status.success(), "git {}: {}", args.join(" "), said.trim());
+    let shell = |script: &str| -> Result<String> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let done = Command::new("sh").current_dir(root).args(["-c", script]).output();
+        let done = done.with_context(|| format!("calling {script}"))?;
+        let complaint = String::from_utf8_lossy(&done.stderr);
+        ensure!(done.status.success() && complaint.is_empty(), "{script}: {}", complaint.trim());
         Ok(String::from_utf8_lossy(&done.stdout).trim().to_owned())
     };
-    let tree = git(&["rev-parse", "--short=12", "HEAD:runtime"])?;
-    let changed = !git(&["status", "--porcelain", "--", ":/runtime"])?.is_empty();
-    Ok(if changed { tree + ", changed" } else { tree })
+    let name = shell(NAMING)?;
+    Ok(if shell(CHANGES)?.is_empty() { name } else { name + ", changed" })
 }
 
 #[cfg(test)]

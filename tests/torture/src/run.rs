@@ -150,7 +150,10 @@ async fn soak(mut soak: Soak, pid: u32, until: Instant) -> Result<Soak> {
     Ok(soak)
 }
 
-/// Hosts that consume. The first one dies once while it makes the tables.
+/// How often the first host dies while it makes the tables.
+pub(crate) const MIGRATIONS_KILLED: u64 = 2;
+
+/// Hosts that consume, once the first one has died while it made the tables.
 ///
 /// # Errors
 /// When one does not start.
@@ -162,8 +165,10 @@ pub(crate) async fn start_hosts(stage: &Stage, count: usize, breach: Option<Brea
         hosts.push(Host::new(stage, number, breach).await?);
     }
     let first = hosts.first_mut().context("no hosts")?;
-    first.start(Some(Trap::Kill(Step::Migrating, 1)))?;
-    anyhow::ensure!(first.dies(START_LIMIT).await?, "the first host did not make the tables");
+    for _ in 0..MIGRATIONS_KILLED {
+        first.start(Some(Trap::Kill(Step::Migrating, 1)))?;
+        anyhow::ensure!(first.dies(START_LIMIT).await?, "the first host did not make the tables");
+    }
     for host in &mut hosts {
         host.start(None)?;
         // Each consumer makes its own queue on the embedded broker, which takes nothing for a queue that is not there yet.

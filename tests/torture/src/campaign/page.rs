@@ -9,7 +9,7 @@ use comfy_table::presets::ASCII_MARKDOWN;
 use hapax::sabotage::Breach;
 
 use super::{clean_runs, plan, runs};
-use crate::record::{Found, Line, Run};
+use crate::record::{Found, Line, NAMING, Run};
 use crate::report::align_numbers;
 
 /// What stands between these is made from the record; the rest of the page is written by hand.
@@ -45,7 +45,7 @@ fn tables(lines: &[Line]) -> String {
     let servers: BTreeSet<&str> = lines.iter().flat_map(|line| line.servers.split(", ")).collect();
     let servers: Vec<&str> = servers.into_iter().collect();
     format!(
-        "Runtime `{of}` (`git rev-parse --short=12 HEAD:runtime`), {}; {}.\n\n{}\n\n### Runs\n\n{}\n\n### Faults\n\n{}\n\n\
+        "Runtime `{of}`, {}; {}. The runtime's name is what this says:\n\n```sh\n{NAMING}\n```\n\n{}\n\n### Runs\n\n{}\n\n### Faults\n\n{}\n\n\
          ### Broken invariants\n\nViolations found, by seed.\n\n{}\n\n### Recovery\n\n{}\n\n### Soak\n\n{}\n",
         dates.join(", "),
         servers.join(", "),

@@ -9,7 +9,7 @@ use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 
 use super::{clean_runs, runs};
-use crate::nemesis::fault::{Fault, HostFault, ServerFault};
+use crate::nemesis::fault::{Fault, HostFault, ServerFault, WHILE_MIGRATING};
 use crate::record::{Found, Line, Run};
 use crate::stage::{BrokerKind, DatabaseKind};
 
@@ -140,7 +140,7 @@ pub(super) fn targets(lines: &[Line]) -> Vec<(String, u64, u64)> {
 /// How often each kind of fault took effect, those included that never did.
 pub(super) fn felt(lines: &[Line]) -> BTreeMap<String, u64> {
     let random = &mut StdRng::seed_from_u64(0);
-    let mut felt = BTreeMap::new();
+    let mut felt = BTreeMap::from([(WHILE_MIGRATING.kind(), 0)]);
     felt.extend(HostFault::all(random).iter().map(|fault| (fault.kind(), 0)));
     felt.extend(ServerFault::all(random).iter().map(|fault| (fault.kind(), 0)));
     for (kind, times) in clean_runs(lines).flat_map(|(_, run)| &run.felt) {

@@ -1,5 +1,6 @@
 //! What the nemesis may do, and how a seed chooses among it.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use hapax::sabotage::Step;
@@ -19,22 +20,28 @@ pub(crate) trait Fault: Copy {
     /// One of each kind, some more than once: hosts and databases that die at the wrong moment find most.
     fn all(random: &mut StdRng) -> Vec<Self>;
 
+    /// True if there is an invariant that, broken, is hardly noticed without it.
+    fn is_telling(&self) -> bool;
+
     /// False if there is nothing in this setting that it could be done to.
     fn fits(&self, setting: &Setting) -> bool;
 }
 
-/// All faults, shuffled: every kind comes up, in an order that the seed makes, before one comes up again.
+/// All faults, shuffled: every kind comes up, in an order that the seed makes, before one comes up again. One of each
+/// telling kind comes before all others, so that short runs prove something too.
 pub(crate) struct Deck<F> {
     random: StdRng,
     setting: Setting,
     /// Kinds in whose names this is.
     only: String,
     cards: Vec<F>,
+    /// Has it been shuffled before?
+    is_old: bool,
 }
 
 impl<F: Fault> Deck<F> {
     pub(crate) fn new(random: StdRng, setting: Setting, only: &str) -> Self {
-        Self { random, setting, only: only.to_owned(), cards: Vec::new() }
+        Self { random, setting, only: only.to_owned(), cards: Vec::new(), is_old: false }
     }
 
     /// The next one, and how long to rest after it, of at most `longest`.
@@ -43,6 +50,14 @@ impl<F: Fault> Deck<F> {
             self.cards = F::all(&mut self.random);
             self.cards.retain(|fault| fault.fits(&self.setting) && fault.kind().contains(&self.only));
             self.cards.shuffle(&mut self.random);
+            if !self.is_old {
+                let mut seen = BTreeSet::new();
+                let (first, rest): (Vec<F>, Vec<F>) =
+                    self.cards.iter().copied().partition(|fault| fault.is_telling() && seen.insert(fault.kind()));
+                // They are taken from the end.
+                self.cards = [rest, first].concat();
+                self.is_old = true;
+            }
         }
         let rest = longest.mul_f64(self.random.random_range(0.1..1.0));
         Some((self.cards.pop()?, rest))
@@ -65,6 +80,10 @@ pub(crate) enum HostFault {
     /// Dead letters are redriven.
     Redriven,
 }
+
+/// What the first host of every run suffers, twice, before anything else happens.
+pub(crate) const WHILE_MIGRATING: HostFault =
+    HostFault::Trapped { host: 0, trap: Trap::Kill(Step::Migrating, 1), frozen: Duration::ZERO };
 
 /// Steps that are reached only once they are brought about: nobody freezes there.
 const RARE: [Step; 3] = [Step::Rescuing, Step::Redriving, Step::Forgetting];
@@ -96,7 +115,7 @@ impl Fault for HostFault {
             all.push(Self::Swaps { times: random.random_range(6..20), seed: random.random() });
         }
         all.push(Self::Redriven);
-        // The first host of every run dies while it makes the tables.
+        // For the other step see WHILE_MIGRATING.
         for step in Step::ALL.iter().copied().filter(|step| *step != Step::Migrating) {
             let times = if RARE.contains(&step) || step == Step::Swapping { 1 } else { random.random_range(1..15) };
             all.push(Self::Trapped { host: host(random), trap: Trap::Kill(step, times), frozen: Duration::ZERO });
@@ -105,6 +124,16 @@ impl Fault for HostFault {
             }
         }
         all
+    }
+
+    fn is_telling(&self) -> bool {
+        match self {
+            Self::Kill { .. } | Self::Frozen { .. } | Self::Stopped { .. } | Self::Swaps { .. } => true,
+            Self::Trapped { trap: Trap::Kill(step, _), .. } => {
+                matches!(step, Step::Handled | Step::Committing | Step::Published)
+            }
+            Self::Trapped { .. } | Self::Redriven => false,
+        }
     }
 
     fn fits(&self, setting: &Setting) -> bool {
@@ -264,6 +293,18 @@ impl Fault for ServerFault {
         all
     }
 
+    fn is_telling(&self) -> bool {
+        match self {
+            Self::BrokerKilled { twice: false }
+            | Self::DatabaseKilled
+            | Self::SessionsEnded
+            | Self::DatabaseFrozen { .. }
+            | Self::LocksTaken { .. } => true,
+            Self::Network { weather, .. } => *weather == Weather::CommitCut(Heard::No),
+            _ => false,
+        }
+    }
+
     fn fits(&self, setting: &Setting) -> bool {
         match self {
             Self::LeaderKilled { .. } => setting.is_cluster(),
@@ -314,8 +355,6 @@ fn network(target: Target, weather: Weather) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use rand::SeedableRng as _;
 
     use super::*;
@@ -333,6 +372,15 @@ mod tests {
         assert_eq!(draw::<HostFault>(1, 200), draw(1, 200));
         assert_ne!(draw::<HostFault>(1, 200), draw(2, 200));
         assert_eq!(draw::<ServerFault>(1, 200), draw(1, 200));
+    }
+
+    #[test]
+    fn telling_faults_come_first_one_of_each_kind() {
+        let drawn = draw::<ServerFault>(3, 8);
+        let (first, rest) = drawn.split_at(6);
+        assert!(first.iter().all(Fault::is_telling), "{first:?}");
+        assert_eq!(first.iter().map(Fault::kind).collect::<BTreeSet<_>>().len(), 6);
+        assert!(!rest.iter().all(Fault::is_telling), "{rest:?}");
     }
 
     #[test]

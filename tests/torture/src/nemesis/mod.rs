@@ -18,9 +18,9 @@ use rand::rngs::StdRng;
 
 use crate::fleet::Host;
 use crate::producer::Progress;
-use crate::run::Task;
+use crate::run::{MIGRATIONS_KILLED, Task};
 use crate::stage::{ORDERED, Stage};
-use fault::{Deck, Fault};
+use fault::{Deck, Fault, WHILE_MIGRATING};
 use hosts::HostsArm;
 use modules::Modules;
 use servers::ServersArm;
@@ -100,7 +100,8 @@ pub(crate) struct Nemesis {
 impl Nemesis {
     pub(crate) fn new(stage: Stage, hosts: Vec<Host>, task: Task, progress: Arc<Progress>) -> Result<Self> {
         let modules = Modules::new(&stage.module)?;
-        Ok(Self { stage, hosts, modules, tally: Tally::default(), task, progress })
+        let tally = Tally { felt: BTreeMap::from([(WHILE_MIGRATING.kind(), MIGRATIONS_KILLED)]), ..Tally::default() };
+        Ok(Self { stage, hosts, modules, tally, task, progress })
     }
 
     /// Strikes until the time is over.
