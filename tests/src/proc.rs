@@ -236,6 +236,7 @@ impl Process {
     /// # Errors
     /// As [`Process::kill9`], or when a descendant cannot be killed.
     pub async fn kill9_tree(&mut self) -> Result<()> {
+        self.signal(Signal::STOP)?; // first, so that it starts no more children
         let family = tree::descendants(self.pid());
         self.kill9().await?;
         for &pid in &family {

@@ -87,8 +87,7 @@ impl Line {
     /// # Errors
     /// As [`of_run`](Self::of_run).
     pub(crate) fn of_recovery(seed: u64, setting: Setting, servers: String, found: &[Recovery]) -> Result<Self> {
-        let seconds = |recovery: &Recovery| recovery.times.iter().map(|time| time.as_secs_f64()).collect();
-        let found = found.iter().map(|recovery| (recovery.what.to_owned(), seconds(recovery))).collect();
+        let found = found.iter().map(|recovery| (recovery.what.to_owned(), recovery.seconds.clone())).collect();
         Self::new(seed, setting, servers, Found::Recovery(found))
     }
 

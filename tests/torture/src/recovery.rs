@@ -47,7 +47,8 @@ const STEPS: [Step; 9] = [
 /// What was measured.
 pub(crate) struct Recovery {
     pub(crate) what: &'static str,
-    pub(crate) times: Vec<Duration>,
+    /// How long messages stood still, each time.
+    pub(crate) seconds: Vec<f64>,
 }
 
 /// Kills each server and a host so many times; returns what servers they are besides.
@@ -62,8 +63,8 @@ pub(crate) async fn measure(setting: Setting, seed: u64, times: usize) -> Result
 
     let mut found = Vec::new();
     for what in ["broker", "database", "lock server"] {
-        let mut recovery = Recovery { what, times: Vec::new() };
-        while recovery.times.len() < times {
+        let mut recovery = Recovery { what, seconds: Vec::new() };
+        while recovery.seconds.len() < times {
             let over = AtomicBool::new(false);
             let (measured, ()) = tokio::join!(
                 async {
@@ -73,17 +74,19 @@ pub(crate) async fn measure(setting: Setting, seed: u64, times: usize) -> Result
                 },
                 flood(&producer, &mut orders, &over),
             );
-            recovery.times.push(measured.with_context(|| format!("after the {what} was killed"))?);
+            let measured = measured.with_context(|| format!("after the {what} was killed"))?;
+            recovery.seconds.push(measured.as_secs_f64());
         }
         found.push(recovery);
     }
-    let mut recovery = Recovery { what: "host", times: Vec::new() };
+    let mut recovery = Recovery { what: "host", seconds: Vec::new() };
     settle(&stage).await?;
     for (number, step) in STEPS.into_iter().cycle().take(times).enumerate() {
         let count = hosts.len();
         let burst: Vec<Order> = orders.by_ref().take(BURST).collect();
         let measured = lose(&stage, &mut hosts[number % count], step, &producer, &burst).await;
-        recovery.times.push(measured.with_context(|| format!("after a host was killed at {:?}", step.name()))?);
+        let measured = measured.with_context(|| format!("after a host was killed at {:?}", step.name()))?;
+        recovery.seconds.push(measured.as_secs_f64());
     }
     found.push(recovery);
     for host in &mut hosts {
@@ -165,19 +168,21 @@ async fn lose(stage: &Stage, host: &mut Host, step: Step, producer: &Producer, b
 /// The measurements as a table.
 pub(crate) fn table(found: &[Recovery]) -> Table {
     let mut table = Table::new();
-    table.load_style(UTF8_FULL_CONDENSED).set_header(["killed", "times", "median, s", "longest, s"]);
+    table.load_style(UTF8_FULL_CONDENSED).set_header([&["killed"][..], &SUMMARY].concat());
     for recovery in found {
-        let mut times = recovery.times.clone();
-        times.sort();
-        let seconds =
-            |time: Option<&Duration>| time.map_or("-".to_owned(), |time| format!("{:.2}", time.as_secs_f64()));
-        table.add_row([
-            recovery.what.to_owned(),
-            times.len().to_string(),
-            seconds(times.get(times.len() / 2)),
-            seconds(times.last()),
-        ]);
+        table.add_row([&[recovery.what.to_owned()][..], &summary(&recovery.seconds)].concat());
     }
     align_numbers(&mut table);
     table
+}
+
+/// What [`summary`] returns.
+pub(crate) const SUMMARY: [&str; 3] = ["times", "median, s", "longest, s"];
+
+/// What many measurements come to.
+pub(crate) fn summary(seconds: &[f64]) -> [String; 3] {
+    let mut sorted = seconds.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let text = |time: Option<&f64>| time.map_or("-".to_owned(), |time| format!("{time:.2}"));
+    [sorted.len().to_string(), text(sorted.get(sorted.len() / 2)), text(sorted.last())]
 }

@@ -97,7 +97,9 @@ pub(crate) async fn run(task: &Task) -> Result<Verdict> {
     }
     let mut sent = publishing.await.context("the producer panicked")?;
 
-    nemesis.heal().await?;
+    if let Err(error) = nemesis.heal().await {
+        say(format!("it cannot be mended: {error:#}"));
+    }
     if let Err(stuck) = come_to_rest(&mut nemesis, &producer, &mut sent).await {
         say(format!("stuck: {stuck:#}"));
     }
@@ -115,7 +117,12 @@ pub(crate) async fn run(task: &Task) -> Result<Verdict> {
         .chain(witness.iter().flat_map(Witness::found))
         .chain(watch.iter().filter_map(Watch::found))
         .for_each(say);
-    violations.extend(check(&sent.orders, &nemesis.stage.reader.books().await?));
+    match nemesis.stage.reader.books().await {
+        Ok(books) => violations.extend(check(&sent.orders, &books)),
+        Err(error) => {
+            violations.push(Violation { message: None, what: format!("the books cannot be read: {error:#}") })
+        }
+    }
 
     let histories = histories(&nemesis, &sent.orders, &violations).await?;
     let (orders, copies, tally) = (sent.orders.len() as u64, sent.copies, nemesis.tally.clone());

@@ -10,6 +10,7 @@ use hapax::sabotage::Breach;
 
 use super::{clean_runs, plan, runs};
 use crate::record::{Found, Line, NAMING, Run};
+use crate::recovery::{SUMMARY, summary};
 use crate::report::align_numbers;
 
 /// What stands between these is made from the record; the rest of the page is written by hand.
@@ -132,20 +133,14 @@ fn recovery(lines: &[Line]) -> Table {
     let mut rows = Vec::new();
     for line in lines {
         let Found::Recovery(found) = &line.found else { continue };
-        for (what, times) in found {
-            let mut times = times.clone();
-            times.sort_by(f64::total_cmp);
-            let seconds = |time: Option<&f64>| time.map_or("-".to_owned(), |time| format!("{time:.2}"));
-            rows.push([
-                format!("{what}, {}", line.database.title()),
-                times.len().to_string(),
-                seconds(times.get(times.len() / 2)),
-                seconds(times.last()),
-                format!("≤ {}", plan::limit(what)),
-            ]);
+        for (what, seconds) in found {
+            let [times, median, longest] = summary(seconds);
+            let limit = format!("≤ {}", plan::limit(what));
+            rows.push([format!("{what}, {}", line.database.title()), times, median, longest, limit]);
         }
     }
-    markdown(["killed", "times", "median, s", "longest, s", "to reach"], rows)
+    let [times, median, longest] = SUMMARY;
+    markdown(["killed", times, median, longest, "to reach"], rows)
 }
 
 fn soak(lines: &[Line]) -> String {

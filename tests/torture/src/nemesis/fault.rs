@@ -130,7 +130,7 @@ impl Fault for HostFault {
         match self {
             Self::Kill { .. } | Self::Frozen { .. } | Self::Stopped { .. } | Self::Swaps { .. } => true,
             Self::Trapped { trap: Trap::Kill(step, _), .. } => {
-                matches!(step, Step::Handled | Step::Committing | Step::Published)
+                matches!(step, Step::Locked | Step::Handled | Step::Committing | Step::Published)
             }
             Self::Trapped { .. } | Self::Redriven => false,
         }
@@ -300,7 +300,9 @@ impl Fault for ServerFault {
             | Self::SessionsEnded
             | Self::DatabaseFrozen { .. }
             | Self::LocksTaken { .. } => true,
-            Self::Network { weather, .. } => *weather == Weather::CommitCut(Heard::No),
+            Self::Network { target: Target::Database, weather, .. } => {
+                matches!(weather, Weather::CommitCut(Heard::No) | Weather::Cut | Weather::Reset)
+            }
             _ => false,
         }
     }
@@ -376,10 +378,10 @@ mod tests {
 
     #[test]
     fn telling_faults_come_first_one_of_each_kind() {
-        let drawn = draw::<ServerFault>(3, 8);
-        let (first, rest) = drawn.split_at(6);
+        let drawn = draw::<ServerFault>(3, 10);
+        let (first, rest) = drawn.split_at(8);
         assert!(first.iter().all(Fault::is_telling), "{first:?}");
-        assert_eq!(first.iter().map(Fault::kind).collect::<BTreeSet<_>>().len(), 6);
+        assert_eq!(first.iter().map(Fault::kind).collect::<BTreeSet<_>>().len(), 8);
         assert!(!rest.iter().all(Fault::is_telling), "{rest:?}");
     }
 
