@@ -30,6 +30,14 @@ const COMMITS: usize = 6;
 const SOMEBODY_ELSE: &str = "somebody else";
 const LEASE_OF_ANOTHER: &str = "500";
 
+/// How long it is waited for locks to be held.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Deletes all locks, if there are any, and counts them.
+const FLUSH_LOCKS: &str = "local count = redis.call('DBSIZE') \
+     if count > 0 then redis.call('FLUSHALL') end \
+     return count";
+
 /// Gives every lock to somebody else, and counts them.
 const TAKE_LOCKS: &str = "local keys = redis.call('KEYS', '*') \
      for _, key in ipairs(keys) do redis.call('SET', key, ARGV[1], 'XX', 'PX', ARGV[2]) end \
@@ -268,20 +276,23 @@ impl ServersArm<'_> {
     }
 
     async fn flush_locks(&mut self) -> Result<Felt> {
-        // How many keys there were says whether it mattered.
-        let held: i64 = self.stage.ask_locks(&["DBSIZE"]).await?;
-        let _: String = self.stage.ask_locks(&["FLUSHALL"]).await?;
-        Ok((held > 0).into())
+        self.hit_locks(1, &["EVAL", FLUSH_LOCKS, "0"]).await
     }
 
     /// Takes over whatever is locked, so many times.
     async fn take_locks(&mut self, times: u32) -> Result<Felt> {
-        let mut taken = 0;
-        for _ in 0..times {
-            taken += self.stage.ask_locks::<u64>(&["EVAL", TAKE_LOCKS, "0", SOMEBODY_ELSE, LEASE_OF_ANOTHER]).await?;
+        self.hit_locks(times, &["EVAL", TAKE_LOCKS, "0", SOMEBODY_ELSE, LEASE_OF_ANOTHER]).await
+    }
+
+    /// Runs a script that returns how many locks it has found, until it has found some so many times. Locks are held for
+    /// milliseconds, and now and then nobody has anything to do.
+    async fn hit_locks(&mut self, times: u32, script: &[&str]) -> Result<Felt> {
+        let (mut hits, end) = (0, Instant::now() + PATIENCE);
+        while hits < times && Instant::now() < end {
+            hits += u32::from(self.stage.ask_locks::<u64>(script).await? > 0);
             tokio::time::sleep(LOOK).await;
         }
-        Ok((taken > 0).into())
+        Ok((hits > 0).into())
     }
 
     async fn freeze_locks(&mut self, time: Duration) -> Result<Felt> {
