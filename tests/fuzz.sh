@@ -20,7 +20,7 @@ hapax broker::amqp::fuzz::properties_keep_their_image
 hapax broker::amqp::fuzz::any_frames_pass_in_full
 hapax config::tests::fuzz::any_text_is_read_or_refused
 hapax guest::fuzz::any_file_is_loaded_or_refused
-hapax-tests fuzz::any_text_is_refused_or_moves_nothing
+hapax-guard-suite fuzz::any_text_is_refused_or_moves_nothing
 "
 # `cargo bolero list` would say the same, and build everything once more for that.
 if [ "$(grep -r --include '*.rs' -h 'bolero::check!' runtime tests | wc -l)" != "$(grep -c :: <<<"$tests")" ]; then
