@@ -28,9 +28,23 @@ if [ "$(grep -r --include '*.rs' -h 'bolero::check!' runtime tests | wc -l)" != 
     exit 1
 fi
 
+# Where a fuzzer begins that would not come upon the language by itself.
+begin_with() {
+    local test=$1 folder=$2 guard=runtime/src/guest/sql_guard/corpus
+    mkdir -p "$folder"
+    case $test in
+    *::any_text_is_refused_or_moves_nothing)
+        split -l 1 -a 4 $guard/accepted.sql "$folder/accepted-"
+        split -l 1 -a 4 $guard/refused.sql "$folder/refused-"
+        ;;
+    *::any_text_is_read_or_refused) cp runtime/reference.toml examples/reduce-stock/*.toml "$folder" ;;
+    esac
+}
+
 grep -F "$only" <<<"$tests" | grep :: | while read -r package test; do
     echo "fuzz: $package $test" >&2
     found=$target/fuzz/corpus/$package-${test//::/-}
+    begin_with "$test" "$found"
     kept=$(find runtime tests -path "*/__fuzz__/${test//::/__}/corpus" -printf " --engine-args=$PWD/%p")
     # shellcheck disable=SC2086 # none, or one word
     "$bolero" bolero test -p "$package" "${build[@]}" -T "${seconds}s" -l $longest --corpus-dir "$found" $kept "$test"

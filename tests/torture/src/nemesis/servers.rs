@@ -24,7 +24,7 @@ const USUAL_MEMORY_MARK: &str = "0.4";
 const LOOK: Duration = Duration::from_millis(50);
 
 /// How many COMMITs are cut off: not every transaction is one of messages.
-const COMMITS: usize = 6;
+const COMMITS: usize = 20;
 
 /// Who is no host, and holds locks; and for how long, in milliseconds.
 const SOMEBODY_ELSE: &str = "somebody else";
