@@ -15,7 +15,7 @@ use crate::fleet::Commands;
 use crate::order::Order;
 use crate::producer::Progress;
 use crate::stage::{DEAD_OF, DEAD_QUEUE, DatabaseServer, EXCHANGE, ORDERED, Stage, Wires, again, bind, declare};
-use crate::wire::Weather;
+use crate::wire::{Weather, Wire};
 
 /// RabbitMQ's own mark, as a share of memory.
 const USUAL_MEMORY_MARK: &str = "0.4";
@@ -24,7 +24,11 @@ const USUAL_MEMORY_MARK: &str = "0.4";
 const LOOK: Duration = Duration::from_millis(50);
 
 /// How many COMMITs are cut off: not every transaction is one of messages.
-const COMMITS: usize = 20;
+const COMMITS: usize = 6;
+
+/// How soon it is noticed that one was, and how long its host is then left alone.
+const GLANCE: Duration = Duration::from_millis(5);
+const RESPITE: Duration = Duration::from_millis(300);
 
 /// Who is no host, and holds locks; and for how long, in milliseconds.
 const SOMEBODY_ELSE: &str = "somebody else";
@@ -332,15 +336,32 @@ impl ServersArm<'_> {
             Target::Database => &wires.database,
         };
         let Some(wire) = wire else { return Ok(Felt::No) };
-        wire.set(weather);
-        let end = Instant::now() + time;
-        while Instant::now() < end && !(matches!(weather, Weather::CommitCut(_)) && wire.touched() >= COMMITS) {
-            tokio::time::sleep(LOOK).await;
-        }
-        let touched = wire.touched();
+        let touched = match weather {
+            Weather::CommitCut(_) => cut_commits(wire, weather, time).await,
+            _ => {
+                wire.set(weather);
+                tokio::time::sleep(time).await;
+                wire.touched()
+            }
+        };
         wire.set(Weather::Fair);
         Ok((touched > 0).into())
     }
+}
+
+/// Cuts off one COMMIT after the other, each once the host works again: one that cannot even begin has nothing to commit.
+async fn cut_commits(wire: &Wire, weather: Weather, time: Duration) -> usize {
+    let (mut cut, end) = (0, Instant::now() + time);
+    while Instant::now() < end && cut < COMMITS {
+        wire.set(weather);
+        while Instant::now() < end && wire.touched() == 0 {
+            tokio::time::sleep(GLANCE).await;
+        }
+        cut += wire.touched();
+        wire.set(Weather::Fair);
+        tokio::time::sleep(RESPITE).await;
+    }
+    cut
 }
 
 /// Freezes a server for a time.
