@@ -23,7 +23,7 @@ pub(crate) enum Weather {
     Slow(Duration),
     /// Half of the next packet arrives, and the connection is reset.
     Reset,
-    /// Connections are cut whose host commits: before the server hears of it, or before it can answer.
+    /// Connections are cut whose host commits something large: before the server hears of it, or before it can answer.
     CommitCut(Heard),
 }
 
@@ -36,6 +36,10 @@ pub(crate) enum Heard {
 
 /// As both protocols write it.
 const COMMIT: &[u8] = b"COMMIT";
+
+/// A transaction in which more bytes than that were sent is one of several messages, and none of those in which hosts
+/// look for something to do.
+const LARGE: usize = 4096;
 
 /// Which way nothing gets through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,6 +147,8 @@ async fn pump(
     touched: &AtomicUsize,
 ) -> std::io::Result<End> {
     let mut buffer = vec![0; 64 << 10];
+    // Since the last COMMIT.
+    let mut sent = 0;
     loop {
         let length = tokio::select! {
             read = from.read(&mut buffer) => read?,
@@ -154,12 +160,16 @@ async fn pump(
             return Ok(End::Closed);
         }
         let now = *weather.borrow_and_update();
-        let commits = || way == Way::ToServer && buffer[..length].windows(COMMIT.len()).any(|word| word == COMMIT);
+        sent += length;
+        let commits = way == Way::ToServer && buffer[..length].windows(COMMIT.len()).any(|word| word == COMMIT);
         let is_hit = match now {
             Weather::Fair => false,
-            Weather::CommitCut(_) => commits(),
+            Weather::CommitCut(_) => commits && sent > LARGE,
             _ => true,
         };
+        if commits {
+            sent = 0;
+        }
         touched.fetch_add(usize::from(is_hit), Ordering::Relaxed);
         match now {
             Weather::CommitCut(heard) if is_hit => {

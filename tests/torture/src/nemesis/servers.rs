@@ -194,9 +194,16 @@ impl ServersArm<'_> {
             Reader::Sqlite(_) => return Ok(Felt::No),
         };
         let before = reader.number(number, "").await?;
-        reader.execute("UPDATE health SET sick = 1").await?;
+        // Handlers read that row: against them it may lose a deadlock.
+        let set = async |sick: u8| {
+            wait_for(START_LIMIT, "the trigger to be set", async || {
+                reader.execute(&format!("UPDATE health SET sick = {sick}")).await
+            })
+            .await
+        };
+        set(1).await?;
         tokio::time::sleep(time).await;
-        reader.execute("UPDATE health SET sick = 0").await?;
+        set(0).await?;
         Ok((reader.number(number, "").await? > before + 1).into())
     }
 
