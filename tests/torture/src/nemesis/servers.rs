@@ -34,7 +34,7 @@ const RESPITE: Duration = Duration::from_millis(300);
 const SOMEBODY_ELSE: &str = "somebody else";
 const LEASE_OF_ANOTHER: &str = "500";
 
-/// How long it is waited for locks to be held.
+/// How long it is waited for somebody to be hit.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Deletes all locks, if there are any, and counts them.
@@ -129,8 +129,14 @@ impl ServersArm<'_> {
     async fn raise_alarm(&mut self, time: Duration) -> Result<Felt> {
         let rabbit = self.rabbit()?;
         rabbit.ctl(&["set_vm_memory_high_watermark", "0.0000001"]).await?;
+        // The broker looks at its memory now and then.
+        let (vhost, end) = (self.vhost()?, Instant::now() + PATIENCE);
+        let mut blocked = 0;
+        while blocked == 0 && Instant::now() < end {
+            tokio::time::sleep(LOOK).await;
+            blocked = vhost.blocked_connections().await?;
+        }
         tokio::time::sleep(time).await;
-        let blocked = self.vhost()?.blocked_connections().await?;
         self.rabbit()?.ctl(&["set_vm_memory_high_watermark", USUAL_MEMORY_MARK]).await?;
         Ok((blocked > 0).into())
     }
