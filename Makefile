@@ -11,7 +11,7 @@ export HAPAX_TOOLCHAINS := $(TARGET)/toolchains
 DEMO_FLAGS := $(if $(SERVERS),--servers) $(if $(DATABASE),--database $(DATABASE))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test servers bench torture campaign fuzz build guests rust-guests fmt lint doc clean
+.PHONY: help demo test servers bench torture campaign torture-programs fuzz build guests rust-guests fmt lint doc clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -53,18 +53,17 @@ bench: $(GUESTS)/stock_python.wasm $(GUESTS)/stock_typescript.wasm ## Measure Ha
 # Apart from the other binaries: the hosts here can be sabotaged.
 SECONDS ?= 60
 BROKER ?= amqp
-torture: ## Torture hosts and servers, and see whether every message takes effect once
-	@tests/setup.sh rust servers
-	cargo build --release --target wasm32-wasip2 -p chaos
-	cargo build --release -p hapax-torture
+torture: torture-programs ## Torture hosts and servers, and see whether every message takes effect once
 	$(TARGET)/release/hapax-torture --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) --database $(or $(DATABASE),postgres) --broker $(BROKER) $(if $(BREACH),--breach $(BREACH))
 
 # The record is of one state of the runtime: delete it to begin anew.
-campaign: ## Torture for hours, and write tests/torture/RESULTS.md; goes on where it was left
+campaign: torture-programs ## Torture for hours, and write tests/torture/RESULTS.md; goes on where it was left
+	$(TARGET)/release/hapax-torture campaign --record tests/torture/campaign.jsonl --page tests/torture/RESULTS.md
+
+torture-programs:
 	@tests/setup.sh rust servers
 	cargo build --release --target wasm32-wasip2 -p chaos
 	cargo build --release -p hapax-torture
-	$(TARGET)/release/hapax-torture campaign --record tests/torture/campaign.jsonl --page tests/torture/RESULTS.md
 
 # SECONDS for each test.
 fuzz: ## Look for bytes that break what reads them, guided by coverage, and keep the inputs that reach new code

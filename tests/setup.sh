@@ -17,8 +17,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 GUEST_TARGET=wasm32-wasip2
-# The version of the crate `bolero` in Cargo.toml.
-BOLERO=0.13.4
+# The command has the version of the crate.
+BOLERO=$(sed -n 's/^bolero = "\([^"]*\)".*/\1/p' Cargo.toml)
 export HAPAX_TOOLCHAINS=${HAPAX_TOOLCHAINS:-$PWD/target/toolchains}
 
 # Debian packages still to be installed, and for other systems what to do instead, one line each.
@@ -72,8 +72,8 @@ want_servers() {
     want have_postgres postgresql "export HAPAX_TEST_POSTGRES_URL=postgres://postgres@localhost/postgres   (likewise)"
 }
 want_python() { want have_venv "python3 python3-venv" "Python 3.10 or later, with venv and pip"; }
-want_fuzz() { want "have c++" build-essential "a C++ compiler, \`c++\`"; }
 want_typescript() { want "have npm" "nodejs npm" "Node.js 18 or later, with npm"; }
+want_fuzz() { want "have c++" build-essential "a C++ compiler, \`c++\`"; }
 
 # Runs as root. A policy-rc.d that says 101 keeps packages from starting their services; one that is there comes back.
 INSTALL='
@@ -121,13 +121,14 @@ setup_rust_guest() {
 
 # What these two compilers are, and which version, their examples say.
 setup_python_guest() { examples/reduce-stock/python/build.sh --toolchain; }
+setup_typescript_guest() { examples/reduce-stock/typescript/build.sh --toolchain; }
+
 setup_fuzz() {
     local place=$HAPAX_TOOLCHAINS/bolero
     [ "$("$place/bin/cargo-bolero" bolero --version 2>/dev/null)" = "cargo-bolero $BOLERO" ] && return
     say "building cargo-bolero $BOLERO"
     cargo install cargo-bolero --version "$BOLERO" --locked --no-default-features --root "$place" --force
 }
-setup_typescript_guest() { examples/reduce-stock/typescript/build.sh --toolchain; }
 
 [ $# -gt 0 ] || set -- rust servers python typescript
 for part in "$@"; do

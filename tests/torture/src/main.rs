@@ -58,7 +58,14 @@ struct RecoveryArgs {
     /// How often each of them is killed
     #[arg(long, value_name = "N", default_value_t = 9)]
     times: usize,
-    /// The same seed draws the same orders; by default one by chance
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+/// What both kinds of work are told.
+#[derive(Debug, clap::Args)]
+struct CommonArgs {
+    /// The same seed draws the same orders and faults; by default one by chance
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
     #[arg(long, value_enum, default_value_t = DatabaseKind::Postgres)]
@@ -73,11 +80,8 @@ struct RunArgs {
     /// How long the nemesis rages; mending and judging come on top
     #[arg(long, value_name = "N", default_value_t = 60)]
     seconds: u64,
-    /// The same seed draws the same orders and faults; by default one by chance
-    #[arg(long, value_name = "N")]
-    seed: Option<u64>,
-    #[arg(long, value_enum, default_value_t = DatabaseKind::Postgres)]
-    database: DatabaseKind,
+    #[command(flatten)]
+    common: CommonArgs,
     #[arg(long, value_enum, default_value_t = BrokerKind::Amqp)]
     broker: BrokerKind,
     /// Hosts on the same queues; a file has one
@@ -95,9 +99,6 @@ struct RunArgs {
     /// Break an invariant on purpose: then the run must fail, or it proves nothing
     #[arg(long, value_name = "NAME", value_parser = breach)]
     breach: Option<Breach>,
-    /// Where the result goes as JSON, on one line, after those that are there
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
 }
 
 fn breach(name: &str) -> Result<Breach, String> {
@@ -134,25 +135,25 @@ async fn torture(cli: Cli) -> Result<ExitCode> {
     }
 }
 
-async fn measure_recovery(args: RecoveryArgs) -> Result<ExitCode> {
-    let seed = args.seed.unwrap_or_else(rand::random);
-    let setting = Setting { database: args.database, broker: BrokerKind::Amqp, small_disk: false };
-    let (servers, found) = recovery::measure(setting, seed, args.times).await?;
+async fn measure_recovery(RecoveryArgs { times, common }: RecoveryArgs) -> Result<ExitCode> {
+    let seed = common.seed.unwrap_or_else(rand::random);
+    let setting = Setting { database: common.database, broker: BrokerKind::Amqp, small_disk: false };
+    let (servers, found) = recovery::measure(setting, seed, times).await?;
     println!("{servers}\n{}", recovery::table(&found));
-    if let Some(path) = args.json {
+    if let Some(path) = common.json {
         record::append(&path, &Line::of_recovery(seed, setting, servers, &found)?)?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
 async fn run_once(cli: RunArgs) -> Result<ExitCode> {
-    let seed = cli.seed.unwrap_or_else(rand::random);
+    let seed = cli.common.seed.unwrap_or_else(rand::random);
     // Writes to a disk in memory take no time, so half of all runs are on a true one.
     let small_disk = seed.is_multiple_of(2) && SmallDisk::is_possible();
     let task = Task {
         seed,
         time: Duration::from_secs(cli.seconds),
-        setting: Setting { database: cli.database, broker: cli.broker, small_disk },
+        setting: Setting { database: cli.common.database, broker: cli.broker, small_disk },
         hosts: cli.hosts.max(1),
         breach: cli.breach,
         only: cli.only,
@@ -162,7 +163,7 @@ async fn run_once(cli: RunArgs) -> Result<ExitCode> {
     println!("{}", report::title(&task));
     let verdict = run::run(&task).await.with_context(|| format!("seed {}", task.seed))?;
     print!("{}", report::text(&task, &verdict));
-    if let Some(path) = cli.json {
+    if let Some(path) = cli.common.json {
         record::append(&path, &Line::of_run(&task, &verdict)?)?;
     }
     Ok(if verdict.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

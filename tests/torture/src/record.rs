@@ -59,6 +59,13 @@ pub(crate) struct Run {
     pub(crate) first: Option<String>,
 }
 
+impl Run {
+    /// Faults that took effect, of all kinds.
+    pub(crate) fn faults(&self) -> u64 {
+        self.felt.values().sum()
+    }
+}
+
 impl Line {
     /// The line of a run.
     ///

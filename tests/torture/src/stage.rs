@@ -142,6 +142,15 @@ impl DatabaseServer {
         }
         Ok(true)
     }
+
+    /// As the server says it itself; none for a file.
+    fn version(&self) -> Option<&str> {
+        match self {
+            Self::Postgres(server) => Some(server.version()),
+            Self::MariaDb(server) => Some(server.version()),
+            Self::None => None,
+        }
+    }
 }
 
 /// Everything that hosts depend on.
@@ -261,10 +270,10 @@ impl Stage {
 
     /// Names and versions of the servers.
     pub(crate) fn describe(&self) -> String {
-        let database = match &self.database {
-            DatabaseServer::Postgres(server) => format!("{} {}", self.setting.database.title(), server.version()),
-            DatabaseServer::MariaDb(server) => format!("{} {}", self.setting.database.title(), server.version()),
-            DatabaseServer::None => self.setting.database.title().to_owned(),
+        let name = self.setting.database.title();
+        let database = match self.database.version() {
+            Some(version) => format!("{name} {version}"),
+            None => name.to_owned(),
         };
         let nodes = if self.setting.is_cluster() { format!(" ({NODES} nodes)") } else { String::new() };
         let rabbit = self.rabbits.first().map(|server| format!("RabbitMQ {}{nodes}", server.version()));

@@ -75,14 +75,13 @@ impl Locks {
         let (source, words) = rest.strip_prefix('[')?.split_once("] ")?;
         let words = words_of(words);
         let (name, args) = words.split_first()?;
-        let args: Vec<&str> = args.iter().map(String::as_str).collect();
-        match (source.ends_with(" lua"), name.to_ascii_uppercase().as_str(), args.as_slice()) {
-            (false, "EVALSHA" | "EVAL", _) => self.script = words.clone(),
+        match (source.ends_with(" lua"), name.to_ascii_uppercase().as_str(), args) {
+            (false, "EVALSHA" | "EVAL", _) => self.script = args.to_vec(),
             (_, "FLUSHALL" | "FLUSHDB", _) => self.held.clear(),
-            (true, "SET", [key, token, "NX", .., lease]) => self.set(key, token, now, lease),
-            (true, "SET", [key, token, "XX", .., lease]) => {
-                self.held.insert((*key).to_owned(), ((*token).to_owned(), now + seconds(lease)));
+            (true, "SET", [key, token, when, .., lease]) if when == "XX" => {
+                self.held.insert(key.clone(), (token.clone(), now + seconds(lease)));
             }
+            (true, "SET", [key, token, .., lease]) => self.set(key, token, now, lease),
             (true, "PEXPIRE", [key, lease]) => return self.renew(key, now, lease),
             (true, "DEL", keys) => {
                 let wrong = keys.iter().filter_map(|key| self.delete(key, now)).collect::<Vec<_>>();

@@ -33,18 +33,17 @@ pub(crate) struct Args {
 /// When the record is of other code, or a run does not come to a result.
 pub(crate) async fn run(args: &Args) -> Result<ExitCode> {
     let runtime = record::runtime()?;
+    let mut lines = record::read(&args.record)?;
+    ensure!(
+        lines.iter().all(|line| line.runtime == runtime),
+        "{} is of another runtime than this one, {runtime}: delete it to begin anew",
+        args.record.display()
+    );
     // The page may have been made by other code than this.
-    page::write(&args.page, &record::read(&args.record)?)?;
+    page::write(&args.page, &lines)?;
     let mut running: Vec<Job> = Vec::new();
     let mut ends: JoinSet<Result<Job>> = JoinSet::new();
     loop {
-        let lines = record::read(&args.record)?;
-        let others = lines.iter().find(|line| line.runtime != runtime);
-        ensure!(
-            others.is_none(),
-            "{} is of another runtime than this one, {runtime}: delete it to begin anew",
-            args.record.display()
-        );
         while let Some(job) = plan::next(&lines, &running).filter(|job| {
             let is_room = if job.is_alone() || running.iter().any(Job::is_alone) { 1 } else { args.jobs.into() };
             running.len() < is_room
@@ -55,14 +54,14 @@ pub(crate) async fn run(args: &Args) -> Result<ExitCode> {
         }
         let Some(end) = ends.join_next().await else { break };
         let done = end.context("a run panicked")??;
-        let lines = record::read(&args.record)?;
+        lines = record::read(&args.record)?;
         let line = lines.iter().rev().find(|line| done.is(line));
         let line = line.with_context(|| format!("{done} has left no line in {}", args.record.display()))?;
         tracing::info!("{done}: {}", page::in_a_word(line));
         running.retain(|job| *job != done);
         page::write(&args.page, &lines)?;
     }
-    let missed = plan::missed(&record::read(&args.record)?);
+    let missed = plan::missed(&lines);
     missed.iter().for_each(|missed| eprintln!("not reached: {missed}"));
     Ok(if missed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

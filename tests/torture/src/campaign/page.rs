@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use comfy_table::Table;
 use comfy_table::presets::ASCII_MARKDOWN;
+use comfy_table::{Row, Table};
 use hapax::sabotage::Breach;
 
+use super::plan::Job;
 use super::{clean_runs, plan, runs};
 use crate::record::{Found, Line, NAMING, Run};
 use crate::recovery::{SUMMARY, summary};
@@ -33,7 +34,7 @@ pub(super) fn write(page: &Path, lines: &[Line]) -> Result<()> {
 pub(super) fn in_a_word(line: &Line) -> String {
     match &line.found {
         Found::Run(run) => {
-            format!("{} orders, {} faults, {} violations", run.orders, run.felt.values().sum::<u64>(), run.violations)
+            format!("{} orders, {} faults, {} violations", run.orders, run.faults(), run.violations)
         }
         Found::Recovery(_) => "measured".to_owned(),
     }
@@ -59,7 +60,7 @@ fn tables(lines: &[Line]) -> String {
     )
 }
 
-fn markdown<const N: usize>(columns: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> Table {
+fn markdown(columns: impl Into<Row>, rows: impl IntoIterator<Item = impl Into<Row>>) -> Table {
     let mut table = Table::new();
     table.load_style(ASCII_MARKDOWN).set_header(columns);
     table.add_rows(rows);
@@ -89,7 +90,7 @@ fn all_runs(lines: &[Line]) -> Table {
             thousands(run.orders),
             thousands(run.messages),
             thousands(run.copies),
-            run.felt.values().sum::<u64>().to_string(),
+            run.faults().to_string(),
             run.swaps.to_string(),
             run.violations.to_string(),
         ]
@@ -116,17 +117,18 @@ fn faults(lines: &[Line]) -> Table {
 }
 
 fn breaches(lines: &[Line]) -> Table {
-    let cell = |breach: Breach, wanted: u64| {
-        let found = runs(lines).find(|(line, run)| line.seed == wanted && run.breach.as_deref() == Some(breach.name()));
-        found.map_or(
-            "-".to_owned(),
-            |(_, run)| if run.violations == 0 { "none".to_owned() } else { thousands(run.violations) },
-        )
+    let seeds = plan::SEEDS_OF_BREACHES;
+    let violations = |job: Job| match lines.iter().find(|line| job.is(line)).and_then(Line::run) {
+        None => "-".to_owned(),
+        Some(run) if run.violations == 0 => "none".to_owned(),
+        Some(run) => thousands(run.violations),
     };
-    let rows = Breach::ALL
-        .iter()
-        .map(|breach| [breach.name().to_owned(), cell(*breach, 1), cell(*breach, 2), cell(*breach, 3)]);
-    markdown(["broken", "1", "2", "3"], rows)
+    let row = |breach: &Breach| {
+        let cells = seeds.clone().map(|seed| violations(Job::Breach(*breach, seed)));
+        std::iter::once(breach.name().to_owned()).chain(cells).collect::<Vec<_>>()
+    };
+    let columns = std::iter::once("broken".to_owned()).chain(seeds.clone().map(|seed| seed.to_string()));
+    markdown(columns.collect::<Vec<_>>(), Breach::ALL.iter().map(row))
 }
 
 fn recovery(lines: &[Line]) -> Table {

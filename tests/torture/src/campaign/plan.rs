@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::RangeInclusive;
 
 use clap::ValueEnum;
 use hapax::sabotage::Breach;
@@ -26,12 +27,12 @@ const FAULTS_OF_EACH: u64 = 20;
 const SWAPS: u64 = 1000;
 
 /// Each breach is tried on so many seeds, for so many seconds.
-const SEEDS_OF_BREACHES: std::ops::RangeInclusive<u64> = 1..=3;
+pub(super) const SEEDS_OF_BREACHES: RangeInclusive<u64> = 1..=3;
 const BREACH_SECONDS: u64 = 55;
 
 const RUN_SECONDS: u64 = 400;
 const SOAK_SECONDS: u64 = 3600;
-/// Orders a second: half of what two hosts on two cores manage, with all that watches them.
+/// Orders a second: half of what two hosts on two cores manage while the nemesis strikes as hard as it can.
 const SOAK_RATE: u32 = 60;
 const SOAK_SEED: u64 = 1;
 
@@ -132,7 +133,7 @@ pub(super) fn targets(lines: &[Line]) -> Vec<(String, u64, u64)> {
         let messages = sum(&|line, run| if on_it(line) { run.messages } else { 0 });
         targets.push((format!("messages on {} and RabbitMQ", database.title()), messages, MESSAGES_OF_EACH));
     }
-    targets.push(("faults that took effect".to_owned(), sum(&|_, run| run.felt.values().sum()), FAULTS));
+    targets.push(("faults that took effect".to_owned(), sum(&|_, run| run.faults()), FAULTS));
     let (rarest, times) = felt(lines).into_iter().min_by_key(|(_, times)| *times).unwrap_or_default();
     targets.push((format!("the rarest kind of fault: {rarest}"), times, FAULTS_OF_EACH));
     targets.push(("modules exchanged with attempts in flight".to_owned(), sum(&|_, run| run.swaps), SWAPS));

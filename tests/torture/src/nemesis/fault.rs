@@ -35,29 +35,30 @@ pub(crate) struct Deck<F> {
     /// Kinds in whose names this is.
     only: String,
     cards: Vec<F>,
-    /// Has it been shuffled before?
-    is_old: bool,
 }
 
 impl<F: Fault> Deck<F> {
     pub(crate) fn new(random: StdRng, setting: Setting, only: &str) -> Self {
-        Self { random, setting, only: only.to_owned(), cards: Vec::new(), is_old: false }
+        let mut deck = Self { random, setting, only: only.to_owned(), cards: Vec::new() };
+        deck.shuffle();
+        let mut seen = BTreeSet::new();
+        let (telling, rest): (Vec<F>, Vec<F>) =
+            deck.cards.iter().copied().partition(|fault| fault.is_telling() && seen.insert(fault.kind()));
+        // They are taken from the end.
+        deck.cards = [rest, telling].concat();
+        deck
+    }
+
+    fn shuffle(&mut self) {
+        self.cards = F::all(&mut self.random);
+        self.cards.retain(|fault| fault.fits(&self.setting) && fault.kind().contains(&self.only));
+        self.cards.shuffle(&mut self.random);
     }
 
     /// The next one, and how long to rest after it, of at most `longest`.
     pub(crate) fn draw(&mut self, longest: Duration) -> Option<(F, Duration)> {
         if self.cards.is_empty() {
-            self.cards = F::all(&mut self.random);
-            self.cards.retain(|fault| fault.fits(&self.setting) && fault.kind().contains(&self.only));
-            self.cards.shuffle(&mut self.random);
-            if !self.is_old {
-                let mut seen = BTreeSet::new();
-                let (first, rest): (Vec<F>, Vec<F>) =
-                    self.cards.iter().copied().partition(|fault| fault.is_telling() && seen.insert(fault.kind()));
-                // They are taken from the end.
-                self.cards = [rest, first].concat();
-                self.is_old = true;
-            }
+            self.shuffle();
         }
         let rest = longest.mul_f64(self.random.random_range(0.1..1.0));
         Some((self.cards.pop()?, rest))
@@ -192,7 +193,7 @@ pub(crate) enum ServerFault {
     /// All locks are deleted.
     LocksFlushed,
     /// Somebody else takes the locks that are held, as if their leases had ended.
-    LocksTaken { times: u32 },
+    LocksTaken,
     /// The lock server is frozen for a time.
     LocksFrozen { time: Duration },
     /// The lock server is out of memory.
@@ -230,7 +231,7 @@ impl Fault for ServerFault {
             Self::DatabaseFrozen { .. } => "database frozen",
             Self::LocksKilled => "lock server killed, and empty",
             Self::LocksFlushed => "locks flushed",
-            Self::LocksTaken { .. } => "locks taken by somebody else",
+            Self::LocksTaken => "locks taken by somebody else",
             Self::LocksFrozen { .. } => "lock server frozen",
             Self::LocksFull { .. } => "lock server out of memory",
             Self::LocksReadOnly { .. } => "lock server read-only",
@@ -254,7 +255,7 @@ impl Fault for ServerFault {
             Self::DatabaseFrozen { time: time() },
             Self::LocksKilled,
             Self::LocksFlushed,
-            Self::LocksTaken { times: 10 },
+            Self::LocksTaken,
             Self::LocksFrozen { time: time() },
             Self::LocksFull { time: time() },
             Self::LocksReadOnly { time: time() },
@@ -298,7 +299,7 @@ impl Fault for ServerFault {
             | Self::DatabaseKilled
             | Self::SessionsEnded
             | Self::DatabaseFrozen { .. }
-            | Self::LocksTaken { .. } => true,
+            | Self::LocksTaken => true,
             Self::Network { target: Target::Database, weather, .. } => {
                 matches!(weather, Weather::CommitCut(Heard::No) | Weather::Cut | Weather::Reset)
             }
@@ -318,7 +319,7 @@ impl Fault for ServerFault {
             | Self::CopiesMovedBack
             | Self::LocksKilled
             | Self::LocksFlushed
-            | Self::LocksTaken { .. }
+            | Self::LocksTaken
             | Self::LocksFrozen { .. }
             | Self::LocksFull { .. }
             | Self::LocksReadOnly { .. } => !setting.is_embedded(),

@@ -34,6 +34,9 @@ const RESPITE: Duration = Duration::from_millis(300);
 const SOMEBODY_ELSE: &str = "somebody else";
 const LEASE_OF_ANOTHER: &str = "500";
 
+/// How often whatever is locked is taken over.
+const TAKEOVERS: u32 = 10;
+
 /// How long it is waited for somebody to be hit.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -78,7 +81,7 @@ impl Arm for ServersArm<'_> {
             ServerFault::DatabaseFrozen { time } => self.freeze_database(time).await,
             ServerFault::LocksKilled => self.kill_locks().await,
             ServerFault::LocksFlushed => self.flush_locks().await,
-            ServerFault::LocksTaken { times } => self.take_locks(times).await,
+            ServerFault::LocksTaken => self.take_locks().await,
             ServerFault::LocksFrozen { time } => self.freeze_locks(time).await,
             ServerFault::LocksFull { time } => self.fill_locks(time).await,
             ServerFault::LocksReadOnly { time } => self.seal_locks(time).await,
@@ -296,9 +299,8 @@ impl ServersArm<'_> {
         self.hit_locks(1, &["EVAL", FLUSH_LOCKS, "0"]).await
     }
 
-    /// Takes over whatever is locked, so many times.
-    async fn take_locks(&mut self, times: u32) -> Result<Felt> {
-        self.hit_locks(times, &["EVAL", TAKE_LOCKS, "0", SOMEBODY_ELSE, LEASE_OF_ANOTHER]).await
+    async fn take_locks(&mut self) -> Result<Felt> {
+        self.hit_locks(TAKEOVERS, &["EVAL", TAKE_LOCKS, "0", SOMEBODY_ELSE, LEASE_OF_ANOTHER]).await
     }
 
     /// Runs a script that returns how many locks it has found, until it has found some so many times. Locks are held for
