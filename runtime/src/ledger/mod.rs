@@ -74,9 +74,9 @@ impl Ledger {
     /// is read-only after a failover, or whose disk is full, answers pings too.
     pub async fn probe(&self) -> Result<(), DbError> {
         let mut connection = self.database.connect().await?;
-        connection.begin().await?;
         let name = format!("probe:{}", uuid::Uuid::new_v4());
         let probed = async {
+            connection.begin().await?;
             execute(connection.as_mut(), &self.statements.lease_seed, Args::new().one("name", name.clone())).await?;
             let end = Args::new().one("first", name.clone()).one("past", format!("{name};")).one("age", 0);
             execute(connection.as_mut(), &self.statements.lease_forget, end).await?;
@@ -282,5 +282,31 @@ fn moved_elsewhere(what: &str) -> DbError {
         constraint: None,
         message: format!("{what} was changed by somebody else in the meantime"),
         connection_lost: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_database_that_somebody_else_writes_to_works() {
+        let settings = database::SessionSettings {
+            lock_timeout: Duration::from_millis(50),
+            statement_timeout: Duration::from_secs(5),
+            idle_in_transaction: Duration::from_secs(60),
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", folder.path().join("shop.db").display());
+        let ledger = Ledger::open(database::open(&url, settings).unwrap()).await.unwrap();
+        assert!(ledger.probe().await.is_err(), "there are no tables");
+        ledger.migrate().await.unwrap();
+        let mut other = ledger.connect().await.unwrap();
+        other.begin().await.unwrap();
+        let refused = ledger.connect().await.unwrap().begin().await.unwrap_err();
+        assert_eq!(refused.kind, database::DbErrorKind::Contention);
+        assert_eq!(ledger.probe().await, Ok(()));
     }
 }

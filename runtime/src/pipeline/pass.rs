@@ -57,6 +57,7 @@ pub(super) struct Pass {
     pub(super) last: usize,
     /// Where the order counts: what comes now must wait.
     pub(super) stopped: bool,
+    /// When it began, had it not spent time on what was undone.
     started: Instant,
     /// Attempts between savepoints; none: no savepoints but for members that failed among others.
     every: Option<usize>,
@@ -72,6 +73,8 @@ struct Savepoint {
     at: usize,
     settled: usize,
     stopped: bool,
+    /// What the pass had spent until then.
+    spent: Duration,
 }
 
 impl Pass {
@@ -111,7 +114,8 @@ impl Pass {
 
     /// It was set.
     pub(super) fn savepoint_set(&mut self) {
-        self.savepoint = Some(Savepoint { at: self.at, settled: self.settled.len(), stopped: self.stopped });
+        let (at, settled, stopped) = (self.at, self.settled.len(), self.stopped);
+        self.savepoint = Some(Savepoint { at, settled, stopped, spent: self.started.elapsed() });
         self.since = 0;
     }
 
@@ -132,12 +136,16 @@ impl Pass {
         }
     }
 
-    /// Goes back to the last savepoint; `index`, which has failed, gets one of its own this time.
+    /// Goes back to the last savepoint; `index`, which has failed, gets one of its own this time. The clock goes back too:
+    /// were there no time left to run what was undone, nothing would come of the whole pass, nor of the next one. Each
+    /// member sets it back once at most: the second time it undoes only itself.
     pub(super) fn go_back(&mut self, index: usize) {
         if let Some(savepoint) = &self.savepoint {
             self.at = savepoint.at;
             self.settled.truncate(savepoint.settled);
             self.stopped = savepoint.stopped;
+            let now = Instant::now();
+            self.started = now.checked_sub(savepoint.spent).unwrap_or(now);
         }
         self.since = 0;
         self.isolated.insert(index);
@@ -231,6 +239,24 @@ mod tests {
         let (sent, settled) = run(6, 3, &[4]);
         assert_eq!(sent, "S012S34<3S4<5");
         assert_eq!(settled, [(0, 1), (1, 1), (2, 1), (3, 2), (4, 2), (5, 1)]);
+    }
+
+    #[test]
+    fn time_spent_on_what_is_undone_does_not_count() {
+        const LIMIT: Duration = Duration::from_secs(600);
+        let mut pass = Pass::new(4, 2);
+        pass.savepoint_set();
+        pass.begins(0);
+        pass.begins(1);
+        pass.started = pass.started.checked_sub(2 * LIMIT).unwrap();
+        assert!(pass.must_stop(LIMIT, false));
+        pass.go_back(1);
+        assert!(!pass.must_stop(LIMIT, false), "there must be time to run 0 again, and 1 apart");
+        pass.started = pass.started.checked_sub(2 * LIMIT).unwrap();
+        assert!(pass.must_stop(LIMIT, false));
+        pass.savepoint_set();
+        pass.go_back(1);
+        assert!(pass.must_stop(LIMIT, false), "what was spent before the savepoint is not undone");
     }
 
     #[test]

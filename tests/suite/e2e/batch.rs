@@ -7,6 +7,7 @@ on_stages! {
     an_instance_that_saw_a_rolled_back_transaction_is_not_used_again: [MariaDb, Postgres];
     a_statement_that_outlasts_its_attempt_costs_its_own_attempt_and_the_connection: [MariaDb, Postgres];
     a_constraint_checked_at_commit_fails_the_one_that_broke_it: [Postgres, Embedded];
+    an_attempt_that_fails_after_more_than_a_batchs_time_is_counted: [MariaDb, Postgres];
 }
 
 mod scenarios {
@@ -134,6 +135,33 @@ mod scenarios {
         assert_eq!(world.number("SELECT COUNT(*) FROM effects WHERE name LIKE 'n%' AND value = '1'").await?, 9);
         assert_eq!(world.number("SELECT COUNT(*) FROM effects").await?, 10);
         world.wait_number(&format!("{gone} = {connection}"), 0).await?;
+        Ok(())
+    }
+
+    pub(super) async fn an_attempt_that_fails_after_more_than_a_batchs_time_is_counted(world: World) -> TestResult {
+        let figures = Figures::new()?;
+        let consumer = Consumer::default()
+            .top(&figures.listen())
+            .with("limits = { time = \"1s\" }")
+            .with("retry = { max_attempts = 5, initial_interval = \"1s\", multiplier = 1.0, max_interval = \"1s\", jitter = 0.0 }")
+            .with("batch = { max_time = \"500ms\" }");
+        let mut host = world.host(consumer).await?;
+        // Half of them fail among others at first, and come again as one batch of parked rows, with savepoints. What
+        // runs there before the one that hangs is undone with it, and by then there is no time left for anything.
+        let fails = [json!({ "query": "SELECT quantity FROM stock" }), json!({ "fail-until-attempt": 2 })];
+        let order = |n: u32| effect(&format!("n{n}"), if n % 2 == 0 { &[] } else { &fails });
+        let mut orders: Vec<_> = (0..60).map(order).collect();
+        let hangs = json!({ "until-attempt": 3, "do": [{ "print": "it hangs" }, { "sleep-ms": 600_000 }] });
+        orders.insert(10, effect("hanging", &[&fails[..], &[hangs]].concat()));
+        world.publish_as_one_batch(&mut host, &figures, orders).await?;
+        // And the message at the door.
+        world.wait_number("SELECT COUNT(*) FROM hapax_inbox WHERE status = 1", 62).await?;
+        world.quiet().await?;
+        assert_eq!(world.number("SELECT COUNT(*) FROM effects WHERE name LIKE 'n%' AND value = '2'").await?, 30);
+        assert_eq!(world.number("SELECT COUNT(*) FROM effects WHERE name = 'hanging' AND value = '3'").await?, 1);
+        assert_eq!(world.number("SELECT COUNT(*) FROM effects").await?, 61);
+        // Once among others, and then apart.
+        assert!(host.log().matches("it hangs").count() <= 2, "the same attempt is made again and again");
         Ok(())
     }
 

@@ -260,7 +260,7 @@ impl Host {
     }
 
     /// What it has logged in each of its lives.
-    fn all_logs(&self) -> impl Iterator<Item = (usize, String)> {
+    pub(crate) fn all_logs(&self) -> impl Iterator<Item = (usize, String)> {
         (1..=self.lives).filter_map(|life| {
             let kept = std::fs::read_to_string(self.logs.join(format!("{}.{life}.log", self.name)));
             let log = kept.ok().or_else(|| self.process.as_ref().map(Process::log));

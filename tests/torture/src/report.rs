@@ -43,6 +43,9 @@ pub(crate) fn text(task: &Task, verdict: &Verdict) -> String {
     for violation in verdict.violations.iter().take(SHOWN) {
         let _ = writeln!(text, "  {violation}");
     }
+    if let Some(logs) = &verdict.logs {
+        let _ = writeln!(text, "The whole logs of the hosts are in {}.", logs.display());
+    }
     let _ = writeln!(text, "What is known of the first of these messages:");
     for history in &verdict.histories {
         let _ = writeln!(text, "{history}");

@@ -1,5 +1,6 @@
 //! One run: hosts and producer on one side, the nemesis on the other; then everything is mended, and judged.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -69,6 +70,8 @@ pub(crate) struct Verdict {
     pub(crate) soak: Option<String>,
     /// Of the first of them.
     pub(crate) histories: Vec<String>,
+    /// Where the hosts' whole logs are kept, if there is something to be found out.
+    pub(crate) logs: Option<PathBuf>,
 }
 
 /// Tortures, and judges.
@@ -128,7 +131,9 @@ pub(crate) async fn run(task: &Task) -> Result<Verdict> {
     let (orders, copies, tally) = (sent.orders.len() as u64, sent.copies, nemesis.tally.clone());
     let messages = orders * ORDERED.len() as u64 + sent.told();
     let swaps = nemesis.hosts.iter().map(Host::swaps_in_flight).sum();
-    Ok(Verdict { servers, orders, messages, copies, tally, swaps, violations, soak: soaked, histories })
+    let is_riddle = !violations.is_empty() && task.breach.is_none();
+    let logs = if is_riddle { Some(keep_logs(&nemesis.hosts, task.seed)?) } else { None };
+    Ok(Verdict { servers, orders, messages, copies, tally, swaps, violations, soak: soaked, histories, logs })
 }
 
 /// Servers, hosts that consume, and a producer.
@@ -244,6 +249,19 @@ async fn progress(nemesis: &Nemesis, sent: &Sent) -> Result<(bool, String)> {
         }
     }
     Ok((done, said.join("; ")))
+}
+
+/// Copies what all hosts have logged to a folder that stays.
+fn keep_logs(hosts: &[Host], seed: u64) -> Result<PathBuf> {
+    let folder = hapax_tests::proc::target_dir()?.join("torture");
+    std::fs::create_dir_all(&folder)?;
+    let folder = tempfile::Builder::new().prefix(&format!("seed-{seed}-")).tempdir_in(folder)?.keep();
+    for host in hosts {
+        for (life, log) in host.all_logs() {
+            std::fs::write(folder.join(format!("{}.{life}.log", host.name())), log).context("keeping a log")?;
+        }
+    }
+    Ok(folder)
 }
 
 /// What is known of the messages that something is wrong with.
