@@ -78,9 +78,9 @@ impl fmt::Display for Job {
 }
 
 impl Job {
-    /// True if nothing else may run meanwhile: it measures.
+    /// True if nothing else may run meanwhile: it measures time. (A soak measures memory, and leaves a core to others.)
     pub(super) fn is_alone(&self) -> bool {
-        matches!(self, Self::Recovery(_) | Self::Soak)
+        matches!(self, Self::Recovery(_))
     }
 
     /// Arguments of this program.
@@ -157,11 +157,11 @@ pub(super) fn breaches() -> impl Iterator<Item = (Breach, u64)> {
     SEEDS_OF_BREACHES.flat_map(|seed| Breach::ALL.iter().map(move |breach| (*breach, seed)))
 }
 
-/// The next thing to do, if anything is missing that is not under way.
+/// The next thing to do, if anything is missing that is not under way. What takes longest comes first.
 pub(super) fn next(lines: &[Line], running: &[Job]) -> Option<Job> {
     let is_new = |job: &Job| !running.contains(job) && !lines.iter().any(|line| job.is(line));
     let breaches = breaches().map(|(breach, seed)| Job::Breach(breach, seed));
-    let once = breaches.chain(OF_EACH.map(Job::Recovery)).chain([Job::Soak]).find(is_new);
+    let once = [Job::Soak].into_iter().chain(breaches).chain(OF_EACH.map(Job::Recovery)).find(is_new);
     let is_short = || targets(lines).iter().any(|(_, reached, wanted)| reached < wanted);
     let again = || {
         let mut seeds = (1..).zip(SETTINGS.into_iter().cycle());
@@ -228,7 +228,7 @@ mod tests {
     fn what_is_done_once_comes_first() {
         let once = once();
         assert_eq!(once.len(), breaches().count() + 3);
-        assert_eq!(once.last(), Some(&Job::Soak));
+        assert_eq!(once.first(), Some(&Job::Soak));
         assert_eq!(next(&[], &once), Some(Job::Run(DatabaseKind::Postgres, BrokerKind::Amqp, 1)));
     }
 
