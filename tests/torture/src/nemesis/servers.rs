@@ -14,7 +14,9 @@ use crate::books::Reader;
 use crate::fleet::Commands;
 use crate::order::Order;
 use crate::producer::Progress;
-use crate::stage::{DEAD_OF, DEAD_QUEUE, DatabaseServer, EXCHANGE, ORDERED, Stage, Wires, again, bind, declare};
+use crate::stage::{
+    DEAD_OF, DEAD_QUEUE, DatabaseServer, EXCHANGE, LEASE_SECONDS, ORDERED, Stage, Wires, again, bind, declare,
+};
 use crate::wire::{Weather, Wire};
 
 /// RabbitMQ's own mark, as a share of memory.
@@ -45,10 +47,15 @@ const FLUSH_LOCKS: &str = "local count = redis.call('DBSIZE') \
      if count > 0 then redis.call('FLUSHALL') end \
      return count";
 
-/// Gives every lock to somebody else, and counts them.
-const TAKE_LOCKS: &str = "local keys = redis.call('KEYS', '*') \
-     for _, key in ipairs(keys) do redis.call('SET', key, ARGV[1], 'XX', 'PX', ARGV[2]) end \
-     return #keys";
+/// Gives locks to somebody else, and counts them: those whose lease has just begun, or has just been renewed, for their
+/// holders live, and come back to them.
+const TAKE_LOCKS: &str = "local taken = 0 \
+     for _, key in ipairs(redis.call('KEYS', '*')) do \
+     if redis.call('PTTL', key) > tonumber(ARGV[3]) then \
+     redis.call('SET', key, ARGV[1], 'XX', 'PX', ARGV[2]) taken = taken + 1 end end \
+     return taken";
+/// What is left of such a lease, in milliseconds, at least.
+const FRESH: u64 = LEASE_SECONDS * 1000 - 200;
 
 /// See [the module](self).
 pub(super) struct ServersArm<'a> {
@@ -300,7 +307,7 @@ impl ServersArm<'_> {
     }
 
     async fn take_locks(&mut self) -> Result<Felt> {
-        self.hit_locks(TAKEOVERS, &["EVAL", TAKE_LOCKS, "0", SOMEBODY_ELSE, LEASE_OF_ANOTHER]).await
+        self.hit_locks(TAKEOVERS, &["EVAL", TAKE_LOCKS, "0", SOMEBODY_ELSE, LEASE_OF_ANOTHER, &FRESH.to_string()]).await
     }
 
     /// Runs a script that returns how many locks it has found, until it has found some so many times. Locks are held for
