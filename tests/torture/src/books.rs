@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode};
-use sqlx::{AssertSqlSafe, MySqlPool, PgPool, Row as _, SqlitePool};
+use sqlx::{AssertSqlSafe, MySql, MySqlPool, PgPool, Postgres, Row as _, SqlitePool, Transaction};
 
 /// A row, each column as text.
 pub(crate) type Row = Vec<Option<String>>;
@@ -66,6 +66,25 @@ pub(crate) struct Books {
     pub(crate) outbox: Vec<(i64, u64)>,
     /// What is left of each of the goods.
     pub(crate) stock: Vec<(u64, i64)>,
+}
+
+/// Rows that somebody holds, until they are released or this is dropped.
+pub(crate) enum Held {
+    Postgres(Transaction<'static, Postgres>),
+    MariaDb(Transaction<'static, MySql>),
+}
+
+impl Held {
+    /// Lets go of them.
+    ///
+    /// # Errors
+    /// When the database has gone away, and the rows are free.
+    pub(crate) async fn release(self) -> Result<()> {
+        Ok(match self {
+            Self::Postgres(transaction) => transaction.rollback().await?,
+            Self::MariaDb(transaction) => transaction.rollback().await?,
+        })
+    }
 }
 
 impl Reader {
@@ -149,6 +168,40 @@ impl Reader {
             Self::Sqlite(pool) => sqlx::query(statement).execute(pool).await.map(drop),
         }
         .with_context(|| format!("running {sql}"))
+    }
+
+    /// Holds rows that handlers change. None if it has lost against handlers, or where nobody else could write at all then.
+    ///
+    /// # Errors
+    /// When the database goes away.
+    pub(crate) async fn hold_rows(&self) -> Result<Option<Held>> {
+        const HOLD: &str = "UPDATE stock SET quantity = quantity WHERE goods_id < 5";
+        macro_rules! hold {
+            ($pool:expr, $held:path) => {{
+                let mut transaction = $pool.begin().await?;
+                let holds = sqlx::query(HOLD).execute(&mut *transaction).await.is_ok();
+                holds.then(|| $held(transaction))
+            }};
+        }
+        Ok(match self {
+            Self::Postgres(pool) => hold!(pool, Held::Postgres),
+            Self::MariaDb(pool) => hold!(pool, Held::MariaDb),
+            Self::Sqlite(_) => None,
+        })
+    }
+
+    /// How many sessions wait for a lock.
+    ///
+    /// # Errors
+    /// As [`number`](Self::number).
+    pub(crate) async fn waiting_sessions(&self) -> Result<i64> {
+        match self {
+            Self::Postgres(_) => self.number("COUNT(*)", "FROM pg_locks WHERE NOT granted").await,
+            Self::MariaDb(_) => {
+                self.number("COUNT(*)", "FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'").await
+            }
+            Self::Sqlite(_) => Ok(0),
+        }
     }
 
     /// One number.

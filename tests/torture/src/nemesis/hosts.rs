@@ -8,12 +8,16 @@ use hapax::sabotage::Step;
 use super::fault::HostFault;
 use super::modules::Modules;
 use super::{Arm, Felt, START_LIMIT};
-use crate::books::Reader;
+use crate::books::{Held, Reader};
 use crate::fleet::{Host, Trap, was_killed};
 use crate::stage::{DEAD_OF, OLD, ORDERED};
 
 /// How long a host is waited for that is to die or freeze at a step. Some steps come by chance.
 const TRAP_LIMIT: Duration = Duration::from_secs(20);
+
+/// How long it is tried to hold rows that handlers want, and how often it is looked whether one waits for them.
+const HOLD_LIMIT: Duration = Duration::from_secs(3);
+const HOLD_LOOK: Duration = Duration::from_millis(10);
 
 /// Old rows for retention to find.
 const OLD_ROWS: usize = 50;
@@ -67,13 +71,30 @@ impl HostsArm<'_> {
         Ok(Felt::Yes)
     }
 
-    async fn stop(&mut self, host: usize) -> Result<Felt> {
-        let host = self.host(host);
+    /// Stops it while somebody holds rows that its handlers want: what they are at cannot be finished then.
+    async fn stop(&mut self, number: usize) -> Result<Felt> {
         // One that has just been started may still be waiting for a server.
-        host.wait_consuming(START_LIMIT).await?;
+        self.host(number).wait_consuming(START_LIMIT).await?;
+        let held = tokio::time::timeout(HOLD_LIMIT, self.hold_up()).await;
+        let host = self.host(number);
         host.stop().await?;
         host.start(None)?;
+        if let Ok(Ok(Some(held))) = held {
+            // If the database goes away meanwhile, it lets go of them by itself.
+            let _ = held.release().await;
+        }
         Ok(Felt::Yes)
+    }
+
+    /// Holds rows until somebody waits for them. The database may be away: then nothing is held.
+    async fn hold_up(&self) -> Result<Option<Held>> {
+        let held = self.reader.hold_rows().await?;
+        if held.is_some() {
+            while self.reader.waiting_sessions().await? == 0 {
+                tokio::time::sleep(HOLD_LOOK).await;
+            }
+        }
+        Ok(held)
     }
 
     /// Starts a host that dies or freezes at a step, and brings the step about.

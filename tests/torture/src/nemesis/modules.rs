@@ -14,6 +14,12 @@ use crate::fleet::{Host, SWAPPED};
 /// How long a new module may take to be loaded by every host. A good one has to be compiled first.
 const SWAP_LIMIT: Duration = Duration::from_secs(20);
 
+/// How long one that cannot be loaded lies there at most.
+const DUD_LIMIT: Duration = Duration::from_secs(5);
+
+/// What the log says when a host does not exchange its module for a new one.
+const REFUSED: &str = "new module refused";
+
 /// The file that the hosts watch.
 pub(super) struct Modules {
     path: PathBuf,
@@ -64,10 +70,21 @@ impl Modules {
             }
             tokio::time::sleep(Duration::from_millis(random.random_range(100..400))).await;
         }
+        self.put_dud(hosts).await?;
         self.put_another()?;
         let all = before + hosts.len();
         let loaded = hapax_tests::wait_until(SWAP_LIMIT, "the last module", async || swapped(hosts) >= all).await;
         Ok(loaded.is_ok().into())
+    }
+
+    /// Puts one there that loads and traps when it starts, for as long as hosts take to look at it.
+    async fn put_dud(&mut self, hosts: &[Host]) -> Result<()> {
+        let all = seen(hosts) + hosts.len();
+        self.good = false;
+        self.put(&self.dud)?;
+        // A host that waits for a server may not see it.
+        let _ = hapax_tests::wait_until(DUD_LIMIT, "hosts to see the dud", async || seen(hosts) >= all).await;
+        Ok(())
     }
 
     /// Puts a good one there, unless one is.
@@ -86,4 +103,9 @@ impl Modules {
 /// How often the hosts have exchanged their modules.
 fn swapped(hosts: &[Host]) -> usize {
     hosts.iter().map(|host| host.said(SWAPPED)).sum()
+}
+
+/// How often the hosts have exchanged their modules, or refused to.
+fn seen(hosts: &[Host]) -> usize {
+    hosts.iter().map(|host| host.said(SWAPPED) + host.said(REFUSED)).sum()
 }

@@ -263,38 +263,12 @@ impl ServersArm<'_> {
 
     /// Holds the rows that handlers change, for a while.
     async fn lock_rows(&mut self, time: Duration) -> Result<Felt> {
-        const HOLD: &str = "UPDATE stock SET quantity = quantity WHERE goods_id < 5";
-        macro_rules! hold {
-            ($pool:expr) => {{
-                let mut transaction = $pool.begin().await?;
-                // It may lose against handlers: then it holds nothing.
-                if sqlx::query(HOLD).execute(&mut *transaction).await.is_err() {
-                    return Ok(Felt::No);
-                }
-                tokio::time::sleep(time).await;
-                let waiting = self.waiting_sessions().await?;
-                transaction.rollback().await?;
-                waiting
-            }};
-        }
-        let waiting = match &self.stage.reader {
-            Reader::Postgres(pool) => hold!(pool),
-            Reader::MariaDb(pool) => hold!(pool),
-            Reader::Sqlite(_) => 0,
-        };
-        Ok((waiting > 0).into())
-    }
-
-    /// How many sessions wait for a lock.
-    async fn waiting_sessions(&self) -> Result<i64> {
         let reader = &self.stage.reader;
-        match reader {
-            Reader::Postgres(_) => reader.number("COUNT(*)", "FROM pg_locks WHERE NOT granted").await,
-            Reader::MariaDb(_) => {
-                reader.number("COUNT(*)", "FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'").await
-            }
-            Reader::Sqlite(_) => Ok(0),
-        }
+        let Some(held) = reader.hold_rows().await? else { return Ok(Felt::No) };
+        tokio::time::sleep(time).await;
+        let waiting = reader.waiting_sessions().await?;
+        held.release().await?;
+        Ok((waiting > 0).into())
     }
 
     async fn kill_locks(&mut self) -> Result<Felt> {
