@@ -92,7 +92,7 @@ pub(crate) async fn run(task: &Task) -> Result<Verdict> {
         async move { producer.run(until).await }
     });
     let soaking = match nemesis.hosts[0].pid().filter(|_| task.soak) {
-        Some(pid) => Some((tokio::spawn(soak(Soak::begin(pid)?, pid, until)), pid)),
+        Some(pid) => Some((tokio::spawn(soak(Soak::begin(), pid, until)), pid)),
         None => None,
     };
     if let Err(error) = nemesis.rage(until).await {

@@ -11,6 +11,12 @@ pub(crate) const EVERY: Duration = Duration::from_secs(5);
 /// What comes before is warm-up: caches fill, plans are made, every kind of fault has been met.
 const WARM_UP: f64 = 600.0;
 
+/// How long nothing strikes at first: connections that are opened when they are first needed are open then.
+pub(crate) const CALM: Duration = Duration::from_secs(60);
+
+/// How far apart the measurements are that are told.
+const TOLD: f64 = 600.0;
+
 /// How much memory may grow in ten minutes, in bytes.
 const GROWTH: f64 = 1e6;
 
@@ -29,24 +35,23 @@ struct Sample {
 pub(crate) struct Soak {
     began: Instant,
     samples: Vec<Sample>,
-    /// Open before the first fault.
+    /// Open at the end of the calm before the first fault.
     descriptors: usize,
 }
 
 impl Soak {
-    /// Begins, while everything is calm.
-    ///
-    /// # Errors
-    /// When the host is gone, or the system does not say.
-    pub(crate) fn begin(pid: u32) -> Result<Self> {
-        Ok(Self { began: Instant::now(), samples: Vec::new(), descriptors: descriptors(pid)? })
+    pub(crate) fn begin() -> Self {
+        Self { began: Instant::now(), samples: Vec::new(), descriptors: 0 }
     }
 
     /// Measures.
     ///
     /// # Errors
-    /// As [`begin`](Self::begin).
+    /// When the host is gone, or the system does not say.
     pub(crate) fn measure(&mut self, pid: u32) -> Result<()> {
+        if self.began.elapsed() < CALM {
+            self.descriptors = descriptors(pid)?;
+        }
         self.samples.push(Sample { at: self.began.elapsed().as_secs_f64(), memory: resident_memory(pid)? });
         Ok(())
     }
@@ -54,19 +59,32 @@ impl Soak {
     /// Judges, when everything is calm again. Returns what was found in words, and whether it may be.
     ///
     /// # Errors
-    /// As [`begin`](Self::begin).
+    /// As [`measure`](Self::measure).
     pub(crate) fn judge(&self, pid: u32) -> Result<(String, bool)> {
         let now = descriptors(pid)?;
         let warm: Vec<Sample> = self.samples.iter().copied().filter(|sample| sample.at >= WARM_UP).collect();
         let growth = slope(&warm) * 600.0;
-        let memory = warm.last().map_or(0, |sample| sample.memory) as f64 / 1e6;
         let words = format!(
-            "memory of the host that was never killed: {memory:.0} MB at the end, {:+.2} MB in 10 minutes; descriptors: {} \
-             before, {now} after",
+            "memory of the host that was never killed, every 10 minutes: {} MB; after the first, {:+.2} MB in 10 minutes; \
+             descriptors: {} before the first fault, {now} at the end",
+            self.told(),
             growth / 1e6,
             self.descriptors,
         );
         Ok((words, growth <= GROWTH && now.abs_diff(self.descriptors) <= DESCRIPTORS))
+    }
+
+    /// Some of the measurements, in megabytes.
+    fn told(&self) -> String {
+        let (mut told, mut next) = (Vec::new(), CALM.as_secs_f64());
+        for sample in &self.samples {
+            if sample.at >= next {
+                told.push(format!("{:.0}", sample.memory as f64 / 1e6));
+                next = (sample.at / TOLD).floor() * TOLD + TOLD;
+            }
+        }
+        told.extend(self.samples.last().map(|last| format!("{:.0} at the end", last.memory as f64 / 1e6)));
+        told.join(", ")
     }
 }
 

@@ -61,7 +61,8 @@ async fn listen(client: Client, found: Arc<Mutex<Vec<String>>>) {
 /// Which lock is held by which token, and until when, as far as one can hear.
 #[derive(Default)]
 struct Locks {
-    held: HashMap<String, (String, f64)>,
+    /// By whom, if that is known, and until when.
+    held: HashMap<String, (Option<String>, f64)>,
     /// The arguments of the script that runs.
     script: Vec<String>,
 }
@@ -79,7 +80,7 @@ impl Locks {
             (false, "EVALSHA" | "EVAL", _) => self.script = args.to_vec(),
             (_, "FLUSHALL" | "FLUSHDB", _) => self.held.clear(),
             (true, "SET", [key, token, when, .., lease]) if when == "XX" => {
-                self.held.insert(key.clone(), (token.clone(), now + seconds(lease)));
+                self.held.insert(key.clone(), (Some(token.clone()), now + seconds(lease)));
             }
             (true, "SET", [key, token, .., lease]) => self.set(key, token, now, lease),
             (true, "PEXPIRE", [key, lease]) => return self.renew(key, now, lease),
@@ -95,23 +96,24 @@ impl Locks {
     fn renew(&mut self, key: &str, now: f64, lease: &str) -> Option<String> {
         let (holder, until) = self.held.get(key)?.clone();
         self.held.insert(key.to_owned(), (holder.clone(), now + seconds(lease)));
-        self.wrong(key, &holder, until, now, "renewed")
+        self.wrong(key, &holder?, until, now, "renewed")
     }
 
     /// It is taken if nobody holds it.
     fn set(&mut self, key: &str, token: &str, now: f64, lease: &str) {
         let until = now + seconds(lease);
-        match self.held.get(key) {
-            Some((_, end)) if *end > now + VAGUE_SECONDS => {}
-            // It may or may not have been taken.
-            Some((_, end)) if *end > now - VAGUE_SECONDS => drop(self.held.remove(key)),
-            _ => drop(self.held.insert(key.to_owned(), (token.to_owned(), until))),
-        }
+        let holder = match self.held.get(key) {
+            Some((Some(_), end)) if *end > now + VAGUE_SECONDS => return,
+            // It may or may not have been taken; and if nobody knows by whom, it may be taken until that has ended.
+            Some((_, end)) if *end > now - VAGUE_SECONDS => None,
+            _ => Some(token.to_owned()),
+        };
+        self.held.insert(key.to_owned(), (holder, until));
     }
 
     fn delete(&mut self, key: &str, now: f64) -> Option<String> {
         let (holder, until) = self.held.remove(key)?;
-        self.wrong(key, &holder, until, now, "released")
+        self.wrong(key, &holder?, until, now, "released")
     }
 
     fn wrong(&self, key: &str, holder: &str, until: f64, now: f64, done: &str) -> Option<String> {
@@ -192,6 +194,30 @@ mod tests {
     fn a_lease_that_has_ended_is_nobodys() {
         let released = [r#"103.0 [1 127.0.0.1:5] "EVALSHA" "bb" "1" "k" "other""#, r#"103.0 [1 lua] "DEL" "k""#];
         assert_eq!(hear(&[TAKEN, released].concat()), [""; 0]);
+    }
+
+    #[test]
+    fn who_comes_at_the_end_of_a_lease_may_have_it_or_not() {
+        let takes = |time: f64, token: &str| {
+            [
+                format!(r#"{time} [1 127.0.0.1:5] "EVALSHA" "aa" "1" "k" "2000" "{token}""#),
+                format!(r#"{time} [1 lua] "SET" "k" "{token}" "NX" "PX" "2000""#),
+            ]
+        };
+        let renews = |time: f64, token: &str| {
+            [
+                format!(r#"{time} [1 127.0.0.1:5] "EVALSHA" "bb" "1" "k" "2000" "{token}""#),
+                format!(r#"{time} [1 lua] "PEXPIRE" "k" "2000""#),
+            ]
+        };
+        // Which of the three has it after the first one's lease, only the lock server knows.
+        let others = [takes(101.95, "two"), takes(101.99, "three"), takes(102.01, "four")].concat();
+        for token in ["two", "three", "four"] {
+            let lines = [takes(100.0, "one").as_slice(), &others, &renews(102.5, token)].concat();
+            assert_eq!(hear(&lines.iter().map(String::as_str).collect::<Vec<_>>()), [""; 0], "{token}");
+        }
+        let late = [takes(100.0, "one"), takes(102.2, "two"), renews(102.5, "three")].concat();
+        assert_eq!(hear(&late.iter().map(String::as_str).collect::<Vec<_>>()).len(), 1);
     }
 
     #[test]

@@ -19,6 +19,7 @@ use rand::rngs::StdRng;
 use crate::fleet::Host;
 use crate::producer::Progress;
 use crate::run::{MIGRATIONS_KILLED, Task};
+use crate::soak::CALM;
 use crate::stage::{ORDERED, Stage};
 use fault::{Deck, Fault, WHILE_MIGRATING};
 use hosts::HostsArm;
@@ -110,7 +111,7 @@ impl Nemesis {
     /// When something happens that was not done on purpose: a host ends by itself, a server does not come back.
     pub(crate) async fn rage(&mut self, until: Instant) -> Result<()> {
         wait_until(START_LIMIT, "work to do harm to", async || self.progress.is_busy()).await?;
-        tokio::time::sleep(GRACE).await;
+        tokio::time::sleep(if self.task.soak { CALM } else { GRACE }).await;
         let setting = self.stage.setting;
         // In a soak the first is spared, so that it can be seen what it uses.
         let spared = usize::from(self.task.soak && self.hosts.len() > 1);
