@@ -149,7 +149,7 @@ mod scenarios {
         // Half of them fail among others at first, and come again as one batch of parked rows, with savepoints. What
         // runs there before the one that hangs is undone with it, and by then there is no time left for anything.
         let fails = [json!({ "query": "SELECT quantity FROM stock" }), json!({ "fail-until-attempt": 2 })];
-        let order = |n: u32| effect(&format!("n{n}"), if n % 2 == 0 { &[] } else { &fails });
+        let order = |n: u32| effect(&format!("n{n}"), if n.is_multiple_of(2) { &[] } else { &fails });
         let mut orders: Vec<_> = (0..60).map(order).collect();
         let hangs = json!({ "until-attempt": 3, "do": [{ "print": "it hangs" }, { "sleep-ms": 600_000 }] });
         orders.insert(10, effect("hanging", &[&fails[..], &[hangs]].concat()));

@@ -80,10 +80,11 @@ impl Held {
     /// # Errors
     /// When the database has gone away, and the rows are free.
     pub(crate) async fn release(self) -> Result<()> {
-        Ok(match self {
+        match self {
             Self::Postgres(transaction) => transaction.rollback().await?,
             Self::MariaDb(transaction) => transaction.rollback().await?,
-        })
+        }
+        Ok(())
     }
 }
 

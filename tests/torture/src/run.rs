@@ -91,10 +91,8 @@ pub(crate) async fn run(task: &Task) -> Result<Verdict> {
         let producer = producer.clone();
         async move { producer.run(until).await }
     });
-    let soaking = match nemesis.hosts[0].pid().filter(|_| task.soak) {
-        Some(pid) => Some((tokio::spawn(soak(Soak::begin(), pid, until)), pid)),
-        None => None,
-    };
+    let spared = nemesis.hosts[0].pid().filter(|_| task.soak);
+    let soaking = spared.map(|pid| (tokio::spawn(soak(Soak::begin(), pid, until)), pid));
     if let Err(error) = nemesis.rage(until).await {
         say(format!("{error:#}"));
     }
