@@ -191,18 +191,17 @@ impl Reader {
         })
     }
 
-    /// How many sessions wait for a lock.
+    /// Whether some session waits for a lock.
     ///
     /// # Errors
     /// As [`number`](Self::number).
-    pub(crate) async fn waiting_sessions(&self) -> Result<i64> {
-        match self {
-            Self::Postgres(_) => self.number("COUNT(*)", "FROM pg_locks WHERE NOT granted").await,
-            Self::MariaDb(_) => {
-                self.number("COUNT(*)", "FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'").await
-            }
-            Self::Sqlite(_) => Ok(0),
-        }
+    pub(crate) async fn is_anybody_waiting(&self) -> Result<bool> {
+        let waiting = match self {
+            Self::Postgres(_) => "FROM pg_locks WHERE NOT granted",
+            Self::MariaDb(_) => "FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'",
+            Self::Sqlite(_) => return Ok(false),
+        };
+        Ok(self.number("COUNT(*)", waiting).await? > 0)
     }
 
     /// One number.

@@ -2,10 +2,8 @@
 
 use std::collections::HashSet;
 use std::ffi::OsString;
-use std::fs::File;
-use std::io::Write as _;
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -238,8 +236,23 @@ impl Host {
     /// Keeps what it has logged; it is gone.
     fn bury(&mut self) -> Result<()> {
         if let Some(process) = self.process.take() {
-            let path = self.logs.join(format!("{}.{}.log", self.name, self.lives));
-            File::create(&path)?.write_all(process.log().as_bytes()).context("keeping a log")?;
+            std::fs::write(self.logs.join(self.log_file(self.lives)), process.log()).context("keeping a log")?;
+        }
+        Ok(())
+    }
+
+    /// The name of the file that keeps what it has logged in that life.
+    fn log_file(&self, life: usize) -> String {
+        format!("{}.{life}.log", self.name)
+    }
+
+    /// Writes what it has logged in all its lives to a folder.
+    ///
+    /// # Errors
+    /// When the system does not let it.
+    pub(crate) fn copy_logs(&self, to: &Path) -> Result<()> {
+        for (life, log) in self.all_logs() {
+            std::fs::write(to.join(self.log_file(life)), log).context("copying a log")?;
         }
         Ok(())
     }
@@ -260,9 +273,9 @@ impl Host {
     }
 
     /// What it has logged in each of its lives.
-    pub(crate) fn all_logs(&self) -> impl Iterator<Item = (usize, String)> {
+    fn all_logs(&self) -> impl Iterator<Item = (usize, String)> {
         (1..=self.lives).filter_map(|life| {
-            let kept = std::fs::read_to_string(self.logs.join(format!("{}.{life}.log", self.name)));
+            let kept = std::fs::read_to_string(self.logs.join(self.log_file(life)));
             let log = kept.ok().or_else(|| self.process.as_ref().map(Process::log));
             log.map(|log| (life, log))
         })

@@ -254,11 +254,7 @@ fn keep_logs(hosts: &[Host], seed: u64) -> Result<PathBuf> {
     let folder = hapax_tests::proc::target_dir()?.join("torture");
     std::fs::create_dir_all(&folder)?;
     let folder = tempfile::Builder::new().prefix(&format!("seed-{seed}-")).tempdir_in(folder)?.keep();
-    for host in hosts {
-        for (life, log) in host.all_logs() {
-            std::fs::write(folder.join(format!("{}.{life}.log", host.name())), log).context("keeping a log")?;
-        }
-    }
+    hosts.iter().try_for_each(|host| host.copy_logs(&folder))?;
     Ok(folder)
 }
 

@@ -5,17 +5,17 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use hapax_tests::usage::{descriptors, resident_memory};
 
+/// What growth is counted by, and how far apart the measurements are that are told; in seconds.
+const TEN_MINUTES: f64 = 600.0;
+
 /// How often it is measured.
 pub(crate) const EVERY: Duration = Duration::from_secs(5);
 
 /// What comes before is warm-up: caches fill, plans are made, every kind of fault has been met.
-const WARM_UP: f64 = 600.0;
+const WARM_UP: f64 = TEN_MINUTES;
 
 /// How long nothing strikes at first: connections that are opened when they are first needed are open then.
 pub(crate) const CALM: Duration = Duration::from_secs(60);
-
-/// How far apart the measurements are that are told.
-const TOLD: f64 = 600.0;
 
 /// How much memory may grow in ten minutes, in bytes.
 const GROWTH: f64 = 1e6;
@@ -63,9 +63,9 @@ impl Soak {
     pub(crate) fn judge(&self, pid: u32) -> Result<(String, bool)> {
         let now = descriptors(pid)?;
         let warm: Vec<Sample> = self.samples.iter().copied().filter(|sample| sample.at >= WARM_UP).collect();
-        let growth = slope(&warm) * 600.0;
+        let growth = slope(&warm) * TEN_MINUTES;
         let words = format!(
-            "memory of the host that was never killed, every 10 minutes: {} MB; after the first, {:+.2} MB in 10 minutes; \
+            "MB of memory of the host that was never killed, every 10 minutes: {}; after the first 10, {:+.2} in 10 minutes; \
              descriptors: {} before the first fault, {now} at the end",
             self.told(),
             growth / 1e6,
@@ -80,7 +80,7 @@ impl Soak {
         for sample in &self.samples {
             if sample.at >= next {
                 told.push(format!("{:.0}", sample.memory as f64 / 1e6));
-                next = (sample.at / TOLD).floor() * TOLD + TOLD;
+                next = ((sample.at / TEN_MINUTES).floor() + 1.0) * TEN_MINUTES;
             }
         }
         told.extend(self.samples.last().map(|last| format!("{:.0} at the end", last.memory as f64 / 1e6)));

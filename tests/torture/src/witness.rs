@@ -149,9 +149,9 @@ fn words_of(line: &str) -> Vec<String> {
 mod tests {
     use super::*;
 
-    fn hear(lines: &[&str]) -> Vec<String> {
+    fn hear(lines: &[impl AsRef<str>]) -> Vec<String> {
         let mut locks = Locks::default();
-        lines.iter().filter_map(|line| locks.hear(line)).collect()
+        lines.iter().filter_map(|line| locks.hear(line.as_ref())).collect()
     }
 
     const TAKEN: [&str; 2] = [
@@ -214,10 +214,10 @@ mod tests {
         let others = [takes(101.95, "two"), takes(101.99, "three"), takes(102.01, "four")].concat();
         for token in ["two", "three", "four"] {
             let lines = [takes(100.0, "one").as_slice(), &others, &renews(102.5, token)].concat();
-            assert_eq!(hear(&lines.iter().map(String::as_str).collect::<Vec<_>>()), [""; 0], "{token}");
+            assert_eq!(hear(&lines), [""; 0], "{token}");
         }
         let late = [takes(100.0, "one"), takes(102.2, "two"), renews(102.5, "three")].concat();
-        assert_eq!(hear(&late.iter().map(String::as_str).collect::<Vec<_>>()).len(), 1);
+        assert_eq!(hear(&late).len(), 1);
     }
 
     #[test]

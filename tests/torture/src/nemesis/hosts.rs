@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use hapax::sabotage::Step;
+use hapax_tests::wait_until;
 
 use super::fault::HostFault;
 use super::modules::Modules;
@@ -15,9 +16,8 @@ use crate::stage::{DEAD_OF, OLD, ORDERED};
 /// How long a host is waited for that is to die or freeze at a step. Some steps come by chance.
 const TRAP_LIMIT: Duration = Duration::from_secs(20);
 
-/// How long it is tried to hold rows that handlers want, and how often it is looked whether one waits for them.
+/// How long it may take to hold rows, and then until a handler wants them.
 const HOLD_LIMIT: Duration = Duration::from_secs(3);
-const HOLD_LOOK: Duration = Duration::from_millis(10);
 
 /// Old rows for retention to find.
 const OLD_ROWS: usize = 50;
@@ -75,26 +75,25 @@ impl HostsArm<'_> {
     async fn stop(&mut self, number: usize) -> Result<Felt> {
         // One that has just been started may still be waiting for a server.
         self.host(number).wait_consuming(START_LIMIT).await?;
-        let held = tokio::time::timeout(HOLD_LIMIT, self.hold_up()).await;
+        let held = self.hold_up().await;
         let host = self.host(number);
         host.stop().await?;
         host.start(None)?;
-        if let Ok(Ok(Some(held))) = held {
+        if let Some(held) = held {
             // If the database goes away meanwhile, it lets go of them by itself.
             let _ = held.release().await;
         }
         Ok(Felt::Yes)
     }
 
-    /// Holds rows until somebody waits for them. The database may be away: then nothing is held.
-    async fn hold_up(&self) -> Result<Option<Held>> {
-        let held = self.reader.hold_rows().await?;
-        if held.is_some() {
-            while self.reader.waiting_sessions().await? == 0 {
-                tokio::time::sleep(HOLD_LOOK).await;
-            }
-        }
-        Ok(held)
+    /// Holds rows, and waits until somebody wants them. The database may be away: then nothing is held.
+    async fn hold_up(&self) -> Option<Held> {
+        let reader = &self.reader;
+        let held = tokio::time::timeout(HOLD_LIMIT, reader.hold_rows()).await.ok()?.ok()??;
+        let wanted = async || reader.is_anybody_waiting().await.is_ok_and(|waiting| waiting);
+        // If nobody comes in time, the host has nothing that a stop could interrupt.
+        let _ = wait_until(HOLD_LIMIT, "somebody to want the rows", wanted).await;
+        Some(held)
     }
 
     /// Starts a host that dies or freezes at a step, and brings the step about.

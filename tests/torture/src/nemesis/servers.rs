@@ -54,6 +54,7 @@ const TAKE_LOCKS: &str = "local taken = 0 \
      if redis.call('PTTL', key) > tonumber(ARGV[3]) then \
      redis.call('SET', key, ARGV[1], 'XX', 'PX', ARGV[2]) taken = taken + 1 end end \
      return taken";
+
 /// What is left of such a lease, in milliseconds, at least.
 const FRESH: u64 = LEASE_SECONDS * 1000 - 200;
 
@@ -266,9 +267,9 @@ impl ServersArm<'_> {
         let reader = &self.stage.reader;
         let Some(held) = reader.hold_rows().await? else { return Ok(Felt::No) };
         tokio::time::sleep(time).await;
-        let waiting = reader.waiting_sessions().await?;
+        let waited = reader.is_anybody_waiting().await?;
         held.release().await?;
-        Ok((waiting > 0).into())
+        Ok(waited.into())
     }
 
     async fn kill_locks(&mut self) -> Result<Felt> {
