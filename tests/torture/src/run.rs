@@ -33,6 +33,10 @@ struct Limits {
 /// How often it is looked whether all is done.
 const LOOK: Duration = Duration::from_millis(250);
 
+/// For how long all must be done. What RabbitMQ says of its queues is 200 ms old, and what is asked about one after
+/// the other may be on its way from what was not yet asked to what was.
+const REST: Duration = Duration::from_secs(1);
+
 /// How often it says so.
 const SAY: Duration = Duration::from_secs(10);
 
@@ -188,16 +192,18 @@ pub(crate) async fn start_hosts(stage: &Stage, count: usize, breach: Option<Brea
     Ok(hosts)
 }
 
-/// Waits until nothing waits any more; an error if nothing changes for a long time before that.
+/// Waits until nothing waits any more, and has not for a while; an error if nothing changes for a long time before that.
 async fn settle(nemesis: &mut Nemesis, sent: &Sent, limits: Limits) -> Result<()> {
     let began = Instant::now();
     let (mut before, mut changed, mut said) = (String::new(), Instant::now(), Instant::now());
+    let mut done_since = None;
     loop {
         let (done, now) = match progress(nemesis, sent).await {
             Ok(found) => found,
             Err(error) => (false, format!("{error:#}")),
         };
-        if done {
+        done_since = if done { done_since.or(Some(Instant::now())) } else { None };
+        if done_since.is_some_and(|since| since.elapsed() >= REST) {
             return Ok(());
         }
         if said.elapsed() >= SAY {
@@ -220,6 +226,12 @@ async fn settle(nemesis: &mut Nemesis, sent: &Sent, limits: Limits) -> Result<()
 async fn progress(nemesis: &Nemesis, sent: &Sent) -> Result<(bool, String)> {
     let (reader, mut done, mut said) = (&nemesis.stage.reader, true, Vec::new());
     let named = i64::try_from(sent.named)?;
+    // In the order in which messages go: what has left one place for the next is seen there.
+    for queue in [ORDERED[0], ORDERED[1], TOLD] {
+        let state = nemesis.stage.queue(queue).await?;
+        done &= state.messages == 0;
+        said.push(format!("{queue}: {} ready, {} unacknowledged", state.ready, state.unacknowledged));
+    }
     let mut ask = async |what: &str, expression: &str, rest: &str, wanted: i64| {
         let found = reader.number(expression, rest).await?;
         done &= found == wanted;
@@ -232,20 +244,13 @@ async fn progress(nemesis: &Nemesis, sent: &Sent) -> Result<(bool, String)> {
         let rest = format!("FROM hapax_parked WHERE consumer = '{consumer}' AND state = 4 AND reason = 'id-conflict'");
         ask(&format!("{consumer} took for forged"), "COUNT(*)", &rest, i64::try_from(sent.forged)?).await?;
     }
-    ask("told effects", "COUNT(*)", &format!("FROM effects WHERE consumer = '{TOLD}'"), i64::try_from(sent.told())?)
-        .await?;
     ask("parked rows", "COUNT(*)", "FROM hapax_parked WHERE state < 4", 0).await?;
     ask("outbox rows", "COUNT(*)", "FROM hapax_outbox", 0).await?;
+    ask("told effects", "COUNT(*)", &format!("FROM effects WHERE consumer = '{TOLD}'"), i64::try_from(sent.told())?)
+        .await?;
     // What changes while retries go on.
     let attempts = reader.number("COALESCE(SUM(attempts + crashes + generation), 0)", "FROM hapax_parked").await?;
     said.push(format!("attempts {attempts}"));
-    if let Some(vhost) = &nemesis.stage.vhost {
-        for queue in [ORDERED[0], ORDERED[1], TOLD] {
-            let state = vhost.queue(queue).await?;
-            done &= state.messages == 0;
-            said.push(format!("{queue}: {} ready, {} unacknowledged", state.ready, state.unacknowledged));
-        }
-    }
     Ok((done, said.join("; ")))
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use hapax::broker::{self, Broker};
 use hapax_tests::servers::{Kind, MariaDb, Postgres, Rabbit, Redis, Server, SmallDisk};
-use hapax_tests::vhost::{Message, Vhost};
+use hapax_tests::vhost::{Message, QueueState, Vhost};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tempfile::TempDir;
@@ -295,6 +295,24 @@ impl Stage {
             None => self.broker_urls[0].clone(),
         };
         Ok(broker::open(&url, &broker::Settings::default()).await?)
+    }
+
+    /// What a queue holds: a moment ago on RabbitMQ, now in the embedded broker's file, where only a message that was
+    /// never delivered is ready.
+    ///
+    /// # Errors
+    /// When the broker does not answer, or has no such queue.
+    pub(crate) async fn queue(&self, queue: &str) -> Result<QueueState> {
+        if let Some(vhost) = &self.vhost {
+            return vhost.queue(queue).await;
+        }
+        let file = Reader::open(&self.broker_urls[0].replace("embedded:", "sqlite://")).await?;
+        let of_queue = format!("FROM messages m JOIN queues q ON q.id = m.queue WHERE q.name = '{queue}'");
+        let count = async |which: &str| -> Result<u64> {
+            Ok(file.number("COUNT(*)", &format!("{of_queue} AND m.id {which} q.delivered")).await?.try_into()?)
+        };
+        let (ready, unacknowledged) = (count(">").await?, count("<=").await?);
+        Ok(QueueState { messages: ready + unacknowledged, ready, unacknowledged, consumers: 0 })
     }
 
     /// Asks the lock server.
