@@ -144,8 +144,7 @@ impl Pass {
             self.at = savepoint.at;
             self.settled.truncate(savepoint.settled);
             self.stopped = savepoint.stopped;
-            let now = Instant::now();
-            self.started = now.checked_sub(savepoint.spent).unwrap_or(now);
+            self.started += self.started.elapsed().saturating_sub(savepoint.spent);
         }
         self.since = 0;
         self.isolated.insert(index);
