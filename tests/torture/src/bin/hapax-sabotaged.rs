@@ -2,6 +2,10 @@
 
 use std::process::ExitCode;
 
+/// As in `hapax`.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     hapax::cli::main()
 }
