@@ -142,9 +142,9 @@ impl Lane {
     /// Takes what is buffered already, without waiting for more: a quiet queue has batches of one.
     fn fill(&mut self) {
         let now = Instant::now();
-        let ripe = self.waiting.iter().position(|(at, _)| *at <= now);
-        if let Some(ripe) = ripe {
-            self.buffered.push_front(self.waiting.swap_remove(ripe).1);
+        // All at once: those whose locks were somebody else's for the same moment share the next transaction again.
+        for (_, member) in self.waiting.extract_if(.., |(at, _)| *at <= now) {
+            self.buffered.push_front(member);
         }
         while self.buffered.len() < self.common.batch {
             match self.deliveries.try_recv() {

@@ -125,6 +125,15 @@ impl Guard {
     pub fn release(self) {
         drop(self);
     }
+
+    /// Ends the renewal and releases the locks, in one trip: whoever asks for the same keys next finds them free. If the
+    /// lock server does not answer, they end with their lease.
+    pub async fn release_now(self) {
+        let held = self.shared.book().held.remove(&self.number);
+        if let Some(held) = held {
+            self.shared.release(&held).await;
+        }
+    }
 }
 
 impl Drop for Guard {
@@ -174,9 +183,13 @@ impl Shared {
             if waiting.is_empty() {
                 return;
             }
-            if let Err(error) = self.lock.release(&waiting).await {
-                debug!(keys = waiting.len(), %error, "locks were not released; they end with their lease");
-            }
+            self.release(&waiting).await;
+        }
+    }
+
+    async fn release(&self, held: &[Held]) {
+        if let Err(error) = self.lock.release(held).await {
+            debug!(keys = held.len(), %error, "locks were not released; they end with their lease");
         }
     }
 }
@@ -324,6 +337,17 @@ mod tests {
         let calls = lock.releases.load(Ordering::SeqCst);
         assert!((1..=3).contains(&calls), "{calls} calls");
         assert_eq!(take(&*lock, &["k0", "k50", "k99"]).await.len(), 3);
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_the_release_can_take_the_keys_again_at_once() {
+        let lock = Arc::new(Counting { release_takes: Duration::from_millis(50), ..Counting::default() });
+        let leases = Leases::start(lock.clone(), LEASE);
+        leases.hold(take(&*lock, &["a", "b"]).await).release_now().await;
+        assert_eq!(take(&*lock, &["a", "b"]).await.len(), 2);
+        assert_eq!(leases.held(), 0);
+        leases.shutdown(Duration::from_secs(1)).await;
+        assert_eq!(lock.releases.load(Ordering::SeqCst), 1, "they were released once more in the background");
     }
 
     #[tokio::test]

@@ -136,13 +136,14 @@ impl Pipeline {
         let mut report = Report::default();
         let members = self.shed(members, &mut report, |shared, member| shared.has_just_completed(member));
         let members = self.shed_known(members, &mut report).await;
-        let (members, _locks) = match self.shared.lock(members, &mut report.returned).await {
+        let (members, locks) = match self.shared.lock(members, &mut report.returned).await {
             Ok(locked) => locked,
             Err((members, error)) => {
                 return Err(Box::new(Interrupted { members, report, fault: Fault::Lock(error) }));
             }
         };
         sabotage::at(Step::Locked);
+        let locked_by_others = report.returned.len();
         let spacing = pass::spacing(self.failing, self.shared.run_ahead);
         let mut work: VecDeque<Batch> =
             gather::split_lone(members, self.sizing.limit()).map(|members| Batch::new(members, spacing)).collect();
@@ -168,6 +169,10 @@ impl Pipeline {
                     }
                 }
             }
+        }
+        // What there was no time for comes again at once, and must not find the locks of this very run in its way.
+        if let Some(locks) = locks.filter(|_| report.returned.len() > locked_by_others) {
+            locks.release_now().await;
         }
         Ok(report)
     }

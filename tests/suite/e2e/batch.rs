@@ -8,6 +8,7 @@ on_stages! {
     a_statement_that_outlasts_its_attempt_costs_its_own_attempt_and_the_connection: [MariaDb, Postgres];
     a_constraint_checked_at_commit_fails_the_one_that_broke_it: [Postgres, Embedded];
     an_attempt_that_fails_after_more_than_a_batchs_time_is_counted: [MariaDb, Postgres];
+    what_a_batch_had_no_time_for_shares_the_next_transactions: [MariaDb, Postgres];
 }
 
 mod scenarios {
@@ -162,6 +163,22 @@ mod scenarios {
         assert_eq!(world.number("SELECT COUNT(*) FROM effects").await?, 61);
         // Once among others, and then apart.
         assert!(host.log().matches("it hangs").count() <= 2, "the same attempt is made again and again");
+        Ok(())
+    }
+
+    pub(super) async fn what_a_batch_had_no_time_for_shares_the_next_transactions(world: World) -> TestResult {
+        let figures = Figures::new()?;
+        let consumer = Consumer::default().top(&figures.listen()).with("batch = { max_time = \"500ms\" }");
+        let mut host = world.host(consumer).await?;
+        let slow = (0..60).map(|n| effect(&format!("n{n}"), &[json!({ "sleep-ms": 20 })])).collect();
+        world.publish_as_one_batch(&mut host, &figures, slow).await?;
+        // And the message at the door.
+        world.wait_number("SELECT COUNT(*) FROM hapax_inbox WHERE status = 1", 61).await?;
+        world.quiet().await?;
+        assert_eq!(world.number("SELECT COUNT(*) FROM effects WHERE name LIKE 'n%' AND value = '1'").await?, 60);
+        // Some 25 fit into the time of each; were what is left run one by one, there would be 36.
+        let transactions = figures.consumers("hapax_commit_seconds_count").await?;
+        assert!(transactions < 20.0, "{transactions} transactions for 61 messages");
         Ok(())
     }
 
