@@ -145,6 +145,16 @@ impl Order {
         matches!(self.repeats, Repeats::Forged(_)).then(|| Self { is_forged: true, ..self.clone() })
     }
 
+    /// What its producer sends again after a queue was lost whose consumer knows its id, or does not. Of two bodies under
+    /// one id it may know either.
+    pub(crate) fn sent_again(self, is_known: bool) -> Vec<Self> {
+        match self.forged() {
+            Some(forged) => vec![self, forged],
+            None if is_known => Vec::new(),
+            None => vec![self],
+        }
+    }
+
     /// Its message id.
     pub(crate) fn id(&self) -> &str {
         &self.id
@@ -265,6 +275,18 @@ mod tests {
             assert_eq!((one.id(), one.body()), (same.id(), same.body()));
         }
         assert_ne!(Order::of(7, 1).id(), Order::of(8, 1).id());
+    }
+
+    #[test]
+    fn of_two_bodies_under_one_id_both_are_sent_again() {
+        let orders: Vec<Order> = (0..1000).map(|number| Order::of(1, number)).collect();
+        for order in orders {
+            let forged = order.forged().map(|forged| forged.body());
+            let again = |is_known| order.clone().sent_again(is_known).iter().map(Order::body).collect::<Vec<_>>();
+            let both: Vec<_> = [Some(order.body()), forged.clone()].into_iter().flatten().collect();
+            assert_eq!(again(false), both);
+            assert_eq!(again(true), if forged.is_some() { both } else { vec![] });
+        }
     }
 
     #[test]

@@ -174,14 +174,12 @@ impl ServersArm<'_> {
         declare(vhost, queue, self.stage.setting.is_cluster()).await?;
         let published = self.progress.published();
         let known = self.stage.reader.known(queue).await?;
-        let (mut unknown, mut forged) = (Vec::new(), Vec::new());
-        for order in (0..published).map(|number| Order::of(self.seed, number)) {
-            forged.extend(order.forged());
-            if !known.contains(order.id()) {
-                unknown.push(order);
-            }
-        }
-        vhost.publish(unknown.iter().chain(&forged).map(|order| again(queue, order))).await?;
+        let orders = (0..published).map(|number| Order::of(self.seed, number));
+        let missing = orders.flat_map(|order| {
+            let is_known = known.contains(order.id());
+            order.sent_again(is_known)
+        });
+        vhost.publish(missing.map(|order| again(queue, &order))).await?;
         Ok((lost > 0).into())
     }
 
