@@ -100,6 +100,7 @@ impl HostsArm<'_> {
     async fn trap(&mut self, host: usize, trap: Trap, frozen: Duration) -> Result<Felt> {
         match trap.step() {
             Step::Redriving => return self.trap_redrive(trap).await,
+            Step::Rescuing => return self.trap_rescue(host, trap, frozen).await,
             // The database may be away: then there is nothing to forget.
             Step::Forgetting if self.leave_old_rows().await.is_err() => return Ok(Felt::No),
             _ => {}
@@ -107,19 +108,30 @@ impl HostsArm<'_> {
         let number = host;
         let host = self.host(number);
         host.kill().await?;
-        if trap.step() == Step::Rescuing {
-            // Somebody has to be lost first, with rows in hand.
-            host.start(Some(Trap::Kill(Step::Owned, 1)))?;
-            if !host.dies(TRAP_LIMIT).await? {
-                host.kill().await?;
-            }
-        }
         host.start(Some(trap))?;
         if trap.step() == Step::Swapping {
             host.wait_consuming(START_LIMIT).await?;
             self.modules.put_another()?;
         }
         Ok(sprung(self.host(number), trap, frozen).await?.into())
+    }
+
+    /// Another host, if there is one, is lost with rows in hand, and stays away: it would rescue them first.
+    async fn trap_rescue(&mut self, number: usize, trap: Trap, frozen: Duration) -> Result<Felt> {
+        self.host(number).kill().await?;
+        let lost = self.host(number + 1);
+        if lost.is_running() {
+            lost.kill().await?;
+        }
+        lost.start(Some(Trap::Kill(Step::Owned, 1)))?;
+        if !lost.dies(TRAP_LIMIT).await? {
+            lost.kill().await?;
+        }
+        let host = self.host(number);
+        host.start(Some(trap))?;
+        let felt = sprung(host, trap, frozen).await?;
+        self.host(number + 1).start(None)?;
+        Ok(felt.into())
     }
 
     /// The command that redrives dies on the way.
