@@ -96,7 +96,7 @@ pub(crate) async fn run(task: &Task) -> Result<Verdict> {
         async move { producer.run(until).await }
     });
     let spared = nemesis.hosts[0].pid().filter(|_| task.soak);
-    let soaking = spared.map(|pid| (tokio::spawn(soak(Soak::begin(), pid, until)), pid));
+    let soaking = spared.map(|pid| tokio::spawn(soak(Soak::begin(), pid, until)));
     if let Err(error) = nemesis.rage(until).await {
         say(format!("{error:#}"));
     }
@@ -110,8 +110,8 @@ pub(crate) async fn run(task: &Task) -> Result<Verdict> {
     }
     producer.broker.close().await;
     let mut soaked = None;
-    if let Some((measuring, pid)) = soaking {
-        let (words, may_be) = measuring.await.context("the measuring panicked")??.judge(pid)?;
+    if let Some(measuring) = soaking {
+        let (words, may_be) = measuring.await.context("the measuring panicked")??.judge();
         if !may_be {
             say(words.clone());
         }
