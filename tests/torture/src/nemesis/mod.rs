@@ -33,8 +33,9 @@ pub(crate) const START_LIMIT: Duration = Duration::from_secs(60);
 /// never found a leader for it again.
 const GRACE: Duration = Duration::from_secs(3);
 
-/// How long one fault may take, with all that its victims need to get up again.
-const STRIKE_LIMIT: Duration = Duration::from_secs(180);
+/// How long one fault may take, with all that its victims need to get up again: longer than a server may take to start,
+/// which has more to say then.
+const STRIKE_LIMIT: Duration = Duration::from_secs(240);
 
 /// The longest rest of an arm between two faults; in a soak there are few.
 const REST: Duration = Duration::from_millis(600);
@@ -127,15 +128,20 @@ impl Nemesis {
             progress: self.progress.clone(),
         };
         let rest = if self.task.soak { SOAK_REST } else { REST };
-        let of_hosts = Deck::new(StdRng::seed_from_u64(self.task.seed), setting, &self.task.only);
-        let of_servers = Deck::new(StdRng::seed_from_u64(!self.task.seed), setting, &self.task.only);
+        let (only, is_broken) = (&self.task.only, self.task.breach.is_some());
+        let of_hosts = Deck::new(StdRng::seed_from_u64(self.task.seed), setting, only, is_broken);
+        let of_servers = Deck::new(StdRng::seed_from_u64(!self.task.seed), setting, only, is_broken);
         let (one, other) = tokio::join!(
             rage(&mut hosts, of_hosts, rest, until, &self.progress),
             rage(&mut servers, of_servers, rest, until, &self.progress),
         );
         self.tally.add(&one.0);
         self.tally.add(&other.0);
-        one.1.and(other.1)
+        match (one.1, other.1) {
+            // The one may be the other's fault.
+            (Err(one), Err(other)) => Err(anyhow!("{one:#}\nand {other:#}")),
+            (one, other) => one.and(other),
+        }
     }
 
     /// Mends everything.
