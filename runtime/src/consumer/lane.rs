@@ -82,6 +82,16 @@ pub(super) struct Lane {
     looked_for_suspects: Instant,
 }
 
+/// How much was due when a lane looked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Due {
+    Nothing,
+    /// What was due has been run.
+    All,
+    /// As much as fits a transaction has been run; more may be due.
+    Part,
+}
+
 /// What keeps suspects apart from everything else that is parked.
 enum Quarantine {
     Shared { _guard: OwnedRwLockReadGuard<()> },
@@ -246,9 +256,9 @@ impl Lane {
             }
             return Ok(());
         };
-        let ran = self.run_due(Which::Innocent, probing).await?;
+        let innocents = self.run_due(Which::Innocent, probing).await?;
         drop(among_others);
-        if !ran || self.looked_for_suspects.elapsed() >= SUSPECT_LOOK {
+        if innocents != Due::Part || self.looked_for_suspects.elapsed() >= SUSPECT_LOOK {
             self.looked_for_suspects = Instant::now();
             self.run_due(Which::Suspect, probing).await?;
         }
@@ -257,7 +267,7 @@ impl Lane {
 
     /// Blocking retry: what came first, or, if nothing is left, word that deliveries may go on.
     async fn run_oldest(&mut self, probing: bool) -> Result<(), DbError> {
-        if self.run_due(Which::Oldest, probing).await? {
+        if self.run_due(Which::Oldest, probing).await? != Due::Nothing {
             return Ok(());
         }
         let common = self.common.clone();
@@ -269,8 +279,8 @@ impl Lane {
         Ok(())
     }
 
-    /// Takes due rows and runs them; false if there were none to take.
-    async fn run_due(&mut self, which: Which, probing: bool) -> Result<bool, DbError> {
+    /// Takes due rows and runs them.
+    async fn run_due(&mut self, which: Which, probing: bool) -> Result<Due, DbError> {
         let common = self.common.clone();
         let (shared, limit) = (&common.shared, self.size(probing));
         let take =
@@ -281,16 +291,17 @@ impl Lane {
             Err(error) if error.kind == DbErrorKind::Contention => {
                 // Somebody else was faster.
                 self.look_within(BLOCKED_LOOK);
-                return Ok(false);
+                return Ok(Due::Nothing);
             }
             Err(error) => return Err(error),
         };
         if rows.is_empty() {
-            return Ok(false);
+            return Ok(Due::Nothing);
         }
         // More may be due. Suspects come singly, whatever the limit: after a crash there can be a whole batch of them,
         // and waiting for the clock between each two would hold them up for a minute.
-        if rows.len() == limit || which != Which::Innocent {
+        let due = if rows.len() == limit { Due::Part } else { Due::All };
+        if due == Due::Part || which != Which::Innocent {
             self.alarm(Duration::ZERO);
         }
         sabotage::at(Step::Taken);
@@ -304,7 +315,7 @@ impl Lane {
         };
         self.process(members, probing).await;
         self.let_go();
-        Ok(true)
+        Ok(due)
     }
 
     fn members(&self, rows: Vec<ParkedRow>, token: RunToken) -> Vec<Member> {

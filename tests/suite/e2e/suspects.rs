@@ -4,15 +4,17 @@ use crate::world::on_stages;
 
 on_stages! {
     many_suspects_run_alone_but_without_a_pause_between_them: [MariaDb, Postgres, Embedded];
+    suspects_do_not_wait_for_others_that_keep_coming: [MariaDb, Postgres, Embedded];
 }
 
 mod scenarios {
     use std::time::Duration;
 
-    use hapax_tests::TestResult;
+    use anyhow::ensure;
+    use hapax_tests::{TestResult, wait_for};
     use serde_json::json;
 
-    use crate::world::{Consumer, World, effect};
+    use crate::world::{Consumer, PATIENCE, World, effect};
 
     pub(super) async fn many_suspects_run_alone_but_without_a_pause_between_them(world: World) -> TestResult {
         let retry = "retry = { max_attempts = 3, initial_interval = \"1h\", multiplier = 1.0, max_interval = \"1h\", jitter = 0.0 }";
@@ -31,6 +33,31 @@ mod scenarios {
         assert_eq!(world.number("SELECT COUNT(*) FROM hapax_parked").await?, 0);
         assert_eq!(world.number("SELECT COUNT(DISTINCT name) FROM effects").await?, suspects);
         assert_eq!(world.number("SELECT COUNT(*) FROM effects").await?, suspects);
+        Ok(())
+    }
+
+    pub(super) async fn suspects_do_not_wait_for_others_that_keep_coming(world: World) -> TestResult {
+        let retry = "retry = { max_attempts = 100_000, initial_interval = \"1h\", multiplier = 1.0, max_interval = \"1h\", jitter = 0.0 }";
+        let mut host = world.host(Consumer::default().with(retry)).await?;
+        let suspects = 40;
+        let message = |n| effect(&format!("s{n}"), &[json!({ "fail-until-attempt": 2 })]);
+        let again = json!({ "fail": { "code": "restless", "message": "again", "advice": { "after-ms": 1 } } });
+        world.publish((0..suspects).map(message).chain([effect("restless", &[again])])).await?;
+        world.wait_number("SELECT COUNT(*) FROM hapax_parked WHERE code = 'not-yet'", suspects).await?;
+        let attempts = "SELECT COALESCE(MAX(attempts), 0) FROM hapax_parked WHERE code = 'restless'";
+        wait_for(PATIENCE, "the restless one to be parked", async || {
+            ensure!(world.number(attempts).await? > 0, "it has not been tried");
+            Ok(())
+        })
+        .await?;
+        assert!(host.terminate(Duration::from_secs(20)).await?.success());
+        world.prepare(&["UPDATE hapax_parked SET crashes = 1, due_at = 1 WHERE code = 'not-yet'"]).await?;
+        let before = world.number(attempts).await?;
+        let _host = world.another_host("host after the loss").await?;
+        world.wait_number("SELECT COUNT(*) FROM hapax_inbox WHERE status = 1", suspects).await?;
+        // Their turns come one for one; a suspect that is looked for once a second meets dozens.
+        let meanwhile = world.number(attempts).await? - before;
+        assert!(meanwhile < 3 * suspects, "{meanwhile} attempts of one message while {suspects} suspects waited");
         Ok(())
     }
 }
