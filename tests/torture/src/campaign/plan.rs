@@ -157,17 +157,19 @@ pub(super) fn breaches() -> impl Iterator<Item = (Breach, u64)> {
     SEEDS_OF_BREACHES.flat_map(|seed| Breach::ALL.iter().map(move |breach| (*breach, seed)))
 }
 
-/// The next thing to do, if anything is missing that is not under way. What takes longest comes first.
+/// The next thing to do, if anything is missing that is not under way. What takes longest comes first, and what must be
+/// alone last.
 pub(super) fn next(lines: &[Line], running: &[Job]) -> Option<Job> {
     let is_new = |job: &Job| !running.contains(job) && !lines.iter().any(|line| job.is(line));
     let breaches = breaches().map(|(breach, seed)| Job::Breach(breach, seed));
-    let once = [Job::Soak].into_iter().chain(breaches).chain(OF_EACH.map(Job::Recovery)).find(is_new);
+    let first = [Job::Soak].into_iter().chain(breaches).find(is_new);
     let is_short = || targets(lines).iter().any(|(_, reached, wanted)| reached < wanted);
     let again = || {
         let mut seeds = (1..).zip(SETTINGS.into_iter().cycle());
         seeds.find_map(|(seed, (database, broker))| Some(Job::Run(database, broker, seed)).filter(is_new))
     };
-    once.or_else(|| if is_short() { again() } else { None })
+    let last = || OF_EACH.map(Job::Recovery).into_iter().find(is_new);
+    first.or_else(|| if is_short() { again() } else { last() })
 }
 
 /// What a finished record does not reach, in words.
@@ -215,8 +217,8 @@ mod tests {
         line(|run| *run = Run { messages, felt, swaps: messages, ..run.clone() })
     }
 
-    /// All that is done once.
-    fn once() -> Vec<Job> {
+    /// What is done before all runs.
+    fn first() -> Vec<Job> {
         let mut running = Vec::new();
         while let Some(job) = next(&[], &running).filter(|job| !matches!(job, Job::Run(..))) {
             running.push(job);
@@ -225,19 +227,24 @@ mod tests {
     }
 
     #[test]
-    fn what_is_done_once_comes_first() {
-        let once = once();
-        assert_eq!(once.len(), breaches().count() + 3);
-        assert_eq!(once.first(), Some(&Job::Soak));
-        assert_eq!(next(&[], &once), Some(Job::Run(DatabaseKind::Postgres, BrokerKind::Amqp, 1)));
+    fn the_soak_comes_first_and_then_what_is_broken() {
+        let first = first();
+        assert_eq!(first.len(), breaches().count() + 1);
+        assert_eq!(first.first(), Some(&Job::Soak));
+        assert_eq!(next(&[], &first), Some(Job::Run(DatabaseKind::Postgres, BrokerKind::Amqp, 1)));
     }
 
     #[test]
-    fn runs_go_on_until_all_is_reached() {
+    fn runs_go_on_until_all_is_reached_and_recoveries_come_last() {
         let short = run(1000, 1);
-        assert_eq!(next(&[short], &once()), Some(Job::Run(DatabaseKind::Mariadb, BrokerKind::Amqp, 2)));
+        assert_eq!(next(&[short], &first()), Some(Job::Run(DatabaseKind::Mariadb, BrokerKind::Amqp, 2)));
         let enough = [run(MESSAGES, 20), Line { database: DatabaseKind::Mariadb, ..run(MESSAGES, 20) }];
-        assert_eq!(next(&enough, &once()), None);
+        let mut running = first();
+        for database in OF_EACH {
+            assert_eq!(next(&enough, &running), Some(Job::Recovery(database)));
+            running.push(Job::Recovery(database));
+        }
+        assert_eq!(next(&enough, &running), None);
         assert_eq!(missed(&enough), [""; 0]);
     }
 
