@@ -135,7 +135,11 @@ mod tests {
     }
 
     #[test]
-    fn nothing_has_no_slope() {
+    fn a_line_is_found_through_noise() {
+        let noisy = |n: u64| Sample { at: n as f64, memory: 1000 + 3 * n + (n % 2) * 10, descriptors: 0 };
+        let samples: Vec<Sample> = (0..100).map(noisy).collect();
+        assert!((slope(&samples) - 3.0).abs() < 0.01, "{}", slope(&samples));
+        assert_eq!(slope(&samples[..1]), 0.0);
         assert_eq!(slope(&[]), 0.0);
     }
 }

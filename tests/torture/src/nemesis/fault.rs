@@ -58,8 +58,10 @@ impl<F: Fault> Deck<F> {
 
     fn shuffle(&mut self) {
         self.cards = F::all(&mut self.random);
-        self.cards.retain(|fault| fault.fits(&self.setting) && fault.kind().contains(&self.only));
-        self.cards.retain(|fault| !(self.is_broken && fault.hides_losses()));
+        self.cards.retain(|fault| {
+            let hides = self.is_broken && fault.hides_losses();
+            fault.fits(&self.setting) && fault.kind().contains(&self.only) && !hides
+        });
         self.cards.shuffle(&mut self.random);
     }
 
@@ -395,6 +397,13 @@ mod tests {
         assert!(first.iter().all(Fault::is_telling), "{first:?}");
         assert_eq!(first.iter().map(Fault::kind).collect::<BTreeSet<_>>().len(), 8);
         assert!(!rest.iter().all(Fault::is_telling), "{rest:?}");
+    }
+
+    #[test]
+    fn nothing_hides_what_a_broken_invariant_has_lost() {
+        let deck = |is_broken| Deck::<ServerFault>::new(StdRng::seed_from_u64(1), SETTING, "", is_broken).cards;
+        assert!(deck(false).iter().any(Fault::hides_losses));
+        assert!(!deck(true).iter().any(Fault::hides_losses));
     }
 
     #[test]
