@@ -165,6 +165,8 @@ pub(crate) struct Stage {
     pub(crate) vhost: Option<Arc<Vhost>>,
     /// Where the broker is: each of its nodes.
     pub(crate) broker_urls: Vec<String>,
+    /// The embedded broker's file.
+    broker_file: Option<Reader>,
     /// To the broker, or to whichever of its nodes lives.
     balanced: Option<Wire>,
     pub(crate) lock_url: String,
@@ -210,6 +212,10 @@ impl Stage {
             Some(vhost) => rabbits.iter().map(|node| same_path(node.url(), vhost.url())).collect::<Result<_>>()?,
             None => vec![format!("embedded:{}", folder.path().join("broker.db").display())],
         };
+        let broker_file = match &vhost {
+            Some(_) => None,
+            None => Some(Reader::open(&broker_urls[0].replace("embedded:", "sqlite://")).await?),
+        };
         let balanced = if setting.is_cluster() { Some(Wire::to(&broker_urls).await?) } else { None };
         let redis = if setting.is_embedded() { None } else { Some(Redis::start().await?) };
         let lock_url = match &redis {
@@ -250,6 +256,7 @@ impl Stage {
             database,
             vhost,
             broker_urls,
+            broker_file,
             balanced,
             lock_url,
             database_url,
@@ -306,7 +313,7 @@ impl Stage {
         if let Some(vhost) = &self.vhost {
             return vhost.queue(queue).await;
         }
-        let file = Reader::open(&self.broker_urls[0].replace("embedded:", "sqlite://")).await?;
+        let file = self.broker_file.as_ref().context("there is no broker")?;
         let of_queue = format!("FROM messages m JOIN queues q ON q.id = m.queue WHERE q.name = '{queue}'");
         let count = async |which: &str| -> Result<u64> {
             Ok(file.number("COUNT(*)", &format!("{of_queue} AND m.id {which} q.delivered")).await?.try_into()?)
