@@ -88,7 +88,7 @@ enum Due {
     Nothing,
     /// What was due has been run.
     All,
-    /// As much as fits a transaction has been run; more may be due.
+    /// As much as may share a transaction has been run; more may be due.
     Part,
 }
 
@@ -300,8 +300,8 @@ impl Lane {
         }
         // More may be due. Suspects come singly, whatever the limit: after a crash there can be a whole batch of them,
         // and waiting for the clock between each two would hold them up for a minute.
-        let due = if rows.len() == limit { Due::Part } else { Due::All };
-        if due == Due::Part || which != Which::Innocent {
+        let due = if rows.len() == limit || which != Which::Innocent { Due::Part } else { Due::All };
+        if due == Due::Part {
             self.alarm(Duration::ZERO);
         }
         sabotage::at(Step::Taken);
