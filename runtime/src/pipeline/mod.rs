@@ -380,7 +380,7 @@ impl Pipeline {
             let counts = first || kept;
             return Err(Trouble::Undo { index, verdict: counts.then_some(outcome) });
         }
-        self.back_to_savepoint().await?;
+        self.back_to_savepoint(index, first.then(|| outcome.clone())).await?;
         if undo == Undo::Group {
             pass.go_back(index);
             return Ok(None);

@@ -132,12 +132,7 @@ impl Records {
     fn defer(&mut self, member: &Member, delay: Duration) {
         self.delays.push(delay);
         match &member.origin {
-            Origin::Parked { row, token } if row.phase == Phase::Deliver => {
-                self.moves.push(ParkedMove::defer(row, *token, delay));
-            }
-            Origin::Parked { row, token } => {
-                self.moves.push(ParkedMove::retry(row, *token, row.attempts, delay, None, None));
-            }
+            Origin::Parked { row, token } => self.moves.push(ParkedMove::put_off(row, *token, delay)),
             Origin::Delivery { .. } => self.parked.push(NewParked::deferred(member.carried.clone(), delay)),
         }
     }

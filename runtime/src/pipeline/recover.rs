@@ -96,9 +96,14 @@ impl Pipeline {
         Ok(true)
     }
 
-    /// Undoes everything since the savepoint.
-    pub(super) async fn back_to_savepoint(&mut self) -> Result<(), DbError> {
-        self.connection()?.rollback_to_savepoint().await?;
+    /// Undoes everything since the savepoint, for the failure of this member. `verdict`: see [`Trouble::Lost`].
+    pub(super) async fn back_to_savepoint(&mut self, index: usize, verdict: Option<Outcome>) -> Result<(), Trouble> {
+        match self.connection()?.rollback_to_savepoint().await {
+            Ok(()) => {}
+            // Its statement has cost the whole transaction: SQLite undoes all of it where it stops a write.
+            Err(error) if error.is_handlers_fault() => return Err(Trouble::Lost { index, verdict }),
+            Err(error) => return Err(error.into()),
+        }
         // What the instance remembers never happened.
         self.guest.discard();
         Ok(())
@@ -125,7 +130,7 @@ impl Pipeline {
         if pass.failed() == Undo::All {
             return Err(Trouble::Undo { index, verdict: None });
         }
-        self.back_to_savepoint().await?;
+        self.back_to_savepoint(index, None).await?;
         pass.go_back(index);
         Ok(())
     }
@@ -269,12 +274,11 @@ fn push_halves(work: &mut VecDeque<Batch>, mut batch: Batch) {
     batch.contentions += 1;
     if batch.contentions > MAX_HOST_CONTENTIONS {
         for member in &mut batch.members {
-            member.plan = match &member.plan {
-                // A stored delivery forgets that it is a dead letter's copy.
-                Plan::Reopen(..) => Plan::Record(Outcome::NotReached),
-                Plan::Record(outcome) => Plan::Record(outcome.clone()),
-                Plan::Run | Plan::Compensate | Plan::ParkFirst => Plan::Record(Outcome::Held),
-            };
+            match &member.plan {
+                // A stored delivery would forget that it is a dead letter's copy: it tries on.
+                Plan::Reopen(..) | Plan::Record(_) => {}
+                Plan::Run | Plan::Compensate | Plan::ParkFirst => member.plan = Plan::Record(Outcome::Held),
+            }
         }
     }
     work.push_front(batch);

@@ -11,6 +11,7 @@ on_stages! {
     without_a_compensation_a_permanent_failure_is_dead_at_once: [MariaDb, Postgres, Embedded];
     a_copy_says_what_it_is_of_and_carries_nothing_that_would_undo_it: [MariaDb, Postgres];
     a_copy_moved_back_reopens_its_dead_letter_once: [MariaDb, Postgres];
+    a_copy_waits_for_whoever_is_at_its_dead_letter: [MariaDb, Postgres];
     a_copy_of_a_forgotten_dead_letter_is_a_dead_letter_itself: [MariaDb, Postgres];
     a_copy_of_what_has_no_usable_id_changes_nothing: [MariaDb, Postgres];
 }
@@ -297,6 +298,23 @@ mod scenarios {
         assert_eq!(world.number("SELECT COUNT(*) FROM hapax_parked").await?, 1);
         wait_dead_again(&world, 0, 1).await?;
         assert_eq!(world.number("SELECT COUNT(*) FROM hapax_inbox WHERE status = 1").await?, 2);
+        Ok(())
+    }
+
+    pub(super) async fn a_copy_waits_for_whoever_is_at_its_dead_letter(world: World) -> TestResult {
+        block(&world, "mine").await?;
+        let mut host = world.host(copying().with("limits = { sql_lock_time = \"100ms\" }")).await?;
+        world.publish([message("mine", insert("mine"))]).await?;
+        let copy = copies(&world, 1).await?.remove(0);
+        unblock(&world, "mine").await?;
+        let held = world.hold(&["UPDATE hapax_parked SET updated_at = updated_at"]).await?;
+        send_back(world.vhost(), &copy).await?;
+        // It has lost against it so often that its lane gives up for a while.
+        host.wait_for_log(PATIENCE, "pausing").await?;
+        held.rollback().await?;
+        world.wait_number(HANDLED, 1).await?;
+        world.quiet().await?;
+        assert_eq!(world.number("SELECT COUNT(*) FROM hapax_parked").await?, 0);
         Ok(())
     }
 

@@ -259,8 +259,13 @@ impl SqlHost {
         if checked.kind == Kind::Write {
             session.arrived();
         }
-        let result = session.query(&checked.sql, &params, limits, self.patience).await?;
+        let result = session.query(&checked.sql, &params, limits, self.patience).await;
+        if result.is_err() {
+            // One that only reads leaves nothing behind, unless it fails: the transaction has to go back then.
+            session.arrived();
+        }
         drop(session);
+        let result = result?;
         if checked.kind == Kind::Write {
             self.count(result.rows.len() as u64)?;
         }

@@ -107,19 +107,21 @@ impl PostgresConnection {
 
     /// Sends text in one round trip, without preparing it.
     async fn simple(&mut self, sql: String) -> Result<(), DbError> {
-        bounded(self.limits.statement, &self.kill, self.session.simple(sql)).await
+        bounded(self.limits.statement, 1, &self.kill, self.session.simple(sql)).await
     }
 }
 
-/// Waits for the answer to a statement. The server keeps the limit; somewhat later it counts as vanished.
+/// Waits for the answer to so many statements. The server keeps the limit of each; somewhat later it counts as vanished.
 async fn bounded<T>(
     limit: Duration,
+    statements: usize,
     kill: &Arc<PostgresKill>,
     answer: impl Future<Output = Result<T, DbError>>,
 ) -> Result<T, DbError> {
     let kill: Arc<dyn KillSwitch> = kill.clone();
     let started = Instant::now();
-    let result = within(limit + ANSWER_GRACE, DbErrorKind::Infrastructure, &kill, answer).await;
+    let all = together::times(limit, statements) + ANSWER_GRACE;
+    let result = within(all, DbErrorKind::Infrastructure, &kill, answer).await;
     result.map_err(|error| timed_out(error, started.elapsed() >= limit))
 }
 
@@ -180,28 +182,27 @@ impl Connection for PostgresConnection {
 
     async fn execute(&mut self, sql: &str, params: &[Param]) -> Result<Executed, DbError> {
         self.gate.statement()?;
-        let result = bounded(self.limits.statement, &self.kill, self.session.execute(sql, params)).await;
+        let result = bounded(self.limits.statement, 1, &self.kill, self.session.execute(sql, params)).await;
         self.gate.leave(result)
     }
 
     async fn query(&mut self, sql: &str, params: &[Param], limits: RowLimits) -> Result<ResultSet, DbError> {
         self.gate.statement()?;
-        let result = bounded(self.limits.statement, &self.kill, self.session.query(sql, params, limits)).await;
+        let result = bounded(self.limits.statement, 1, &self.kill, self.session.query(sql, params, limits)).await;
         self.gate.leave(result)
     }
 
     async fn execute_all(&mut self, statements: &[OneOf<'_>], executed: &mut Vec<Executed>) -> Result<(), DbError> {
         self.gate.statement()?;
-        let limit = together::times(self.limits.statement, statements.len());
         let running = together::execute_all(&mut self.session, statements, executed);
-        let result = bounded(limit, &self.kill, running).await;
+        let result = bounded(self.limits.statement, statements.len(), &self.kill, running).await;
         self.gate.leave(result)
     }
 
     async fn ping(&mut self) -> Result<(), DbError> {
         self.gate.enter()?;
         let answer = async { self.session.connection.ping().await.map_err(|error| db_error(&error)) };
-        let result = bounded(self.limits.statement, &self.kill, answer).await;
+        let result = bounded(self.limits.statement, 1, &self.kill, answer).await;
         self.gate.leave(result)
     }
 
