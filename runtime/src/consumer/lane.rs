@@ -4,7 +4,7 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::ops::RangeInclusive;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, mpsc, watch};
@@ -42,12 +42,12 @@ pub(super) struct Common {
     pub(super) shared: Arc<Shared>,
     pub(super) gate: Gate,
     pub(super) health: Health,
-    /// Read by lanes that run parked rows, written by the one that runs a suspect: it must be alone in the host, so
-    /// that one crash is never counted against two messages. One for all consumers.
+    /// Read by lanes that take and run parked rows, written by the one that takes and runs a suspect: it must be alone
+    /// in the host, so that its next crash is not counted against others too. One for all consumers.
     pub(super) suspects: Arc<RwLock<()>>,
     /// Members in one transaction.
     pub(super) batch: usize,
-    /// Deliveries are not begun while too much is parked or unpublished.
+    /// True while too much is parked or unpublished for deliveries to begin.
     pub(super) pressure: watch::Receiver<bool>,
     /// The runs of parked rows that lanes are at.
     pub(super) taken: Taken,
@@ -66,6 +66,8 @@ pub(super) struct Lane {
     slots: RangeInclusive<u16>,
     deliveries: mpsc::UnboundedReceiver<Member>,
     due: watch::Receiver<Option<Instant>>,
+    /// Its own: a copy has seen no more than what it is copied from, and would wake at once, always.
+    pressure: watch::Receiver<bool>,
     /// Deliveries at the front of the lane.
     buffered: VecDeque<Member>,
     /// Deliveries whose lock somebody else held, and when to look again.
@@ -78,12 +80,14 @@ pub(super) struct Lane {
     alarms: BinaryHeap<Reverse<Instant>>,
     /// Blocking retry: something that came earlier may be pending.
     blocked: bool,
+    /// Blocking retry: the subscription of the last delivery.
+    subscription: Weak<Link>,
     parked_turn: bool,
     looked_for_suspects: Instant,
 }
 
 /// How much was due when a lane looked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Due {
     Nothing,
     /// What was due has been run.
@@ -108,6 +112,8 @@ impl Lane {
         Self {
             pipeline: Pipeline::new(common.shared.clone()),
             blocked: common.keeps_order(),
+            subscription: Weak::new(),
+            pressure: common.pressure.clone(),
             common,
             slots,
             deliveries,
@@ -158,7 +164,7 @@ impl Lane {
         }
         while self.buffered.len() < self.common.batch {
             match self.deliveries.try_recv() {
-                Ok(member) => self.buffered.push_back(member),
+                Ok(member) => self.receive(member),
                 Err(_) => break,
             }
         }
@@ -167,6 +173,20 @@ impl Lane {
             let due = *self.due.borrow_and_update();
             self.alarms.extend(due.map(Reverse));
         }
+    }
+
+    /// Puts a delivery behind the others.
+    fn receive(&mut self, member: Member) {
+        if self.common.keeps_order()
+            && let Origin::Delivery { link, .. } = &member.origin
+            && !Weak::ptr_eq(&self.subscription, &Arc::downgrade(link))
+        {
+            self.subscription = Arc::downgrade(link);
+            // Another host may have had the queue until now, and have parked what came before this.
+            self.blocked = true;
+            self.look_within(Duration::ZERO);
+        }
+        self.buffered.push_back(member);
     }
 
     fn is_due(&self) -> bool {
@@ -189,7 +209,7 @@ impl Lane {
     }
 
     fn may_deliver(&self) -> bool {
-        !self.buffered.is_empty() && !self.blocked && !*self.common.pressure.borrow()
+        !self.buffered.is_empty() && !self.blocked && !*self.pressure.borrow()
     }
 
     /// Waits for something to do.
@@ -204,7 +224,6 @@ impl Lane {
             }
         };
         let room = self.buffered.len() < self.common.batch;
-        let mut pressure = self.common.pressure.clone();
         tokio::select! {
             biased;
             () = stop.cancelled() => {}
@@ -213,9 +232,11 @@ impl Lane {
                 Err(_) => stop.cancelled().await,
             },
             // More deliveries are no use to a lane that may not run those it has.
-            Some(member) = self.deliveries.recv(), if room => self.buffered.push_back(member),
+            Some(member) = self.deliveries.recv(), if room => self.receive(member),
             () = timer => {}
-            _ = pressure.changed() => {}
+            changed = self.pressure.changed() => if changed.is_err() {
+                stop.cancelled().await;
+            },
         }
     }
 
@@ -241,14 +262,6 @@ impl Lane {
         while self.alarms.peek().is_some_and(|Reverse(at)| *at <= now) {
             self.alarms.pop();
         }
-        if self.common.keeps_order() {
-            let ran = self.run_oldest(probing).await;
-            if self.blocked {
-                // It may be what another host has parked: nobody tells this lane when that is out of its way.
-                self.look_within(BLOCKED_LOOK);
-            }
-            return ran;
-        }
         let Some(among_others) = among_others(&self.common).await else {
             self.look_within(QUARANTINE_WAIT);
             if self.may_deliver() {
@@ -256,26 +269,54 @@ impl Lane {
             }
             return Ok(());
         };
-        let innocents = self.run_due(Which::Innocent, probing).await?;
+        let mut due = self.run_due(Which::Innocent, probing).await?;
         drop(among_others);
-        if innocents != Due::Part || self.looked_for_suspects.elapsed() >= SUSPECT_LOOK {
+        if !self.held.is_empty() {
+            // They go first.
+            return Ok(());
+        }
+        if due != Due::Part || self.looked_for_suspects.elapsed() >= SUSPECT_LOOK {
             self.looked_for_suspects = Instant::now();
-            self.run_due(Which::Suspect, probing).await?;
+            due = due.max(self.run_suspect(probing).await?);
+        }
+        if self.common.keeps_order() {
+            self.stand_in_line(due).await?;
         }
         Ok(())
     }
 
-    /// Blocking retry: what came first, or, if nothing is left, word that deliveries may go on.
-    async fn run_oldest(&mut self, probing: bool) -> Result<(), DbError> {
-        if self.run_due(Which::Oldest, probing).await? != Due::Nothing {
-            return Ok(());
-        }
+    /// Takes a suspect and runs it, with nothing else that is parked beside it.
+    async fn run_suspect(&mut self, probing: bool) -> Result<Due, DbError> {
         let common = self.common.clone();
-        let connection = self.pipeline.lane_connection().await?;
-        connection.begin().await?;
-        let blocked = common.shared.ledger.slots_blocked(connection, &common.shared.name, self.slots.clone()).await?;
-        connection.rollback().await?;
-        self.blocked = blocked;
+        let suspect = self.take(&common, Which::Suspect, 1);
+        let is_due = common.shared.ledger.is_due(self.pipeline.lane_connection().await?, &suspect).await;
+        if self.unless_busy(is_due)? != Some(true) {
+            return Ok(Due::Nothing);
+        }
+        let _alone = common.suspects.clone().write_owned().await;
+        if !common.taken.is_empty() {
+            // Some lane holds rows that an infrastructure failure interrupted: they would share the crash.
+            self.look_within(QUARANTINE_WAIT);
+            return Ok(Due::Nothing);
+        }
+        self.run_due(Which::Suspect, probing).await
+    }
+
+    /// Blocking retry: if nothing that came earlier is left, deliveries may go on.
+    async fn stand_in_line(&mut self, due: Due) -> Result<(), DbError> {
+        if due == Due::Nothing {
+            let common = self.common.clone();
+            let connection = self.pipeline.lane_connection().await?;
+            connection.begin().await?;
+            let slots = self.slots.clone();
+            let blocked = common.shared.ledger.slots_blocked(connection, &common.shared.name, slots).await?;
+            connection.rollback().await?;
+            self.blocked = blocked;
+        }
+        if self.blocked {
+            // It may be what another host has parked: nobody tells this lane when that is out of its way.
+            self.look_within(BLOCKED_LOOK);
+        }
         Ok(())
     }
 
@@ -283,24 +324,18 @@ impl Lane {
     async fn run_due(&mut self, which: Which, probing: bool) -> Result<Due, DbError> {
         let common = self.common.clone();
         let (shared, limit) = (&common.shared, self.size(probing));
-        let take =
-            Take { consumer: &shared.name, slots: self.slots.clone(), limit, incarnation: shared.incarnation, which };
+        let take = self.take(&common, which, limit);
         let connection = self.pipeline.lane_connection().await?;
-        let (run, rows) = match shared.ledger.take_due(connection, &take).await {
-            Ok(taken) => taken,
-            Err(error) if error.kind == DbErrorKind::Contention => {
-                // Somebody else was faster.
-                self.look_within(BLOCKED_LOOK);
-                return Ok(Due::Nothing);
-            }
-            Err(error) => return Err(error),
-        };
+        let taken = shared.ledger.take_due(connection, &take).await;
+        let Some((run, rows)) = self.unless_busy(taken)? else { return Ok(Due::Nothing) };
         if rows.is_empty() {
             return Ok(Due::Nothing);
         }
         // More may be due. Suspects come singly, whatever the limit: after a crash there can be a whole batch of them,
-        // and waiting for the clock between each two would hold them up for a minute.
-        let due = if rows.len() == limit || which != Which::Innocent { Due::Part } else { Due::All };
+        // and waiting for the clock between each two would hold them up for a minute. In order, what comes next was in
+        // nobody's way yet.
+        let is_part = rows.len() == limit || which == Which::Suspect || common.keeps_order();
+        let due = if is_part { Due::Part } else { Due::All };
         if due == Due::Part {
             self.alarm(Duration::ZERO);
         }
@@ -308,14 +343,26 @@ impl Lane {
         common.taken.hold(run);
         self.run = Some(run);
         let members = self.members(rows, run);
-        // Innocents were taken among others already.
-        let _quarantine = match which {
-            Which::Innocent => None,
-            Which::Suspect | Which::Oldest => Some(quarantine(&common, &members).await),
-        };
         self.process(members, probing).await;
         self.let_go();
         Ok(due)
+    }
+
+    /// None if somebody else was faster.
+    fn unless_busy<T>(&mut self, done: Result<T, DbError>) -> Result<Option<T>, DbError> {
+        match done {
+            Err(error) if error.kind == DbErrorKind::Contention => {
+                self.look_within(BLOCKED_LOOK);
+                Ok(None)
+            }
+            done => done.map(Some),
+        }
+    }
+
+    fn take<'a>(&self, common: &'a Common, which: Which, limit: usize) -> Take<'a> {
+        let Shared { name: consumer, incarnation, .. } = &*common.shared;
+        let (slots, in_order) = (self.slots.clone(), common.keeps_order());
+        Take { consumer, slots, limit, incarnation: *incarnation, which, in_order }
     }
 
     fn members(&self, rows: Vec<ParkedRow>, token: RunToken) -> Vec<Member> {

@@ -1,5 +1,6 @@
 //! What a consumer does besides messages.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::lane::Common;
-use crate::ledger::database::{Connection, DbError};
+use crate::ledger::database::{Connection, DbError, DbErrorKind};
 use crate::ledger::parked::{ParkedRow, State};
 use crate::ledger::upkeep::{RescuePolicy, Rescued, retention_lease};
 use crate::outcome::Reason;
@@ -17,8 +18,10 @@ use crate::pipeline::shared::Shared;
 /// How often rows are looked for whose host was lost.
 const RESCUE_EVERY: Duration = Duration::from_secs(1);
 
-/// How often parked rows are counted.
+/// How often parked rows are counted. There may be millions of dead letters: counting those takes at most one part of so
+/// many of the time.
 const COUNT_EVERY: Duration = Duration::from_secs(5);
+const COUNT_SHARE: u32 = 20;
 
 /// How often one host looks for what is old enough to forget, and how long it rests between pages so that consumers
 /// hardly feel it: with 20 ms some 20,000 rows/s go, of ids without order (`make bench`).
@@ -31,7 +34,9 @@ const FORGET_LEASE: Duration = Duration::from_secs(60);
 /// How long ago a host must have ended for its last sign of life to be deleted.
 const FORGET_HOSTS: Duration = Duration::from_secs(3600);
 
-/// How long deliveries are held while the consumer probes: well under the broker's own limit of 30 minutes.
+/// How long deliveries are held while the consumer probes, before they go back to the queue for as long as that, and for
+/// twice as long each time after: well under the broker's own limit of 30 minutes, and seldom, for each time counts at a
+/// queue with a delivery limit.
 const PROBING_HOLD: Duration = Duration::from_secs(300);
 
 /// What upkeep keeps to.
@@ -78,7 +83,7 @@ async fn say_alive(
 ) -> Result<(), DbError> {
     let connection = match connection {
         Some(connection) => connection,
-        None => connection.insert(shared.ledger.connect().await?),
+        None => connection.insert(shared.ledger.connect_own().await?),
     };
     shared.ledger.sign_of_life(connection.as_mut(), &shared.name, shared.incarnation, lasting).await
 }
@@ -89,6 +94,7 @@ pub(super) async fn look_after(common: Arc<Common>, policy: Policy, pressure: wa
     let mut ticks = tokio::time::interval(RESCUE_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut next_count = Instant::now();
+    let mut next_count_of_dead = Instant::now();
     // Since when the database has answered without a break. After an outage hosts come back one after the other, and
     // who is first must not take the others for lost.
     let mut steady: Option<Instant> = None;
@@ -108,14 +114,27 @@ pub(super) async fn look_after(common: Arc<Common>, policy: Policy, pressure: wa
                 }
             }
             if Instant::now() >= next_count {
-                measure(&common, &policy, &pressure).await?;
                 next_count = Instant::now() + COUNT_EVERY;
+                measure(&common, &policy, &pressure).await?;
+            }
+            if Instant::now() >= next_count_of_dead {
+                let began = Instant::now();
+                let counted = count_parked(&common.shared, State::Dead..=State::Discarded).await;
+                next_count_of_dead = Instant::now() + COUNT_EVERY.max(began.elapsed() * COUNT_SHARE);
+                counted?;
             }
             Ok::<(), DbError>(())
         };
-        if let Err(error) = looked_after.await {
-            steady = None;
-            tracing::debug!(consumer = %common.shared.name, "upkeep: {error}");
+        match looked_after.await {
+            Ok(()) => {}
+            // The database is there.
+            Err(error) if matches!(error.kind, DbErrorKind::Contention | DbErrorKind::TimedOut) => {
+                tracing::warn!(consumer = %common.shared.name, "upkeep is late, and metrics may be old: {error}");
+            }
+            Err(error) => {
+                steady = None;
+                tracing::debug!(consumer = %common.shared.name, "upkeep: {error}");
+            }
         }
     }
 }
@@ -157,15 +176,20 @@ async fn rescue(common: &Common, policy: RescuePolicy) -> Result<(), DbError> {
     Ok(())
 }
 
+/// Counts parked rows in these states, for people. Returns how many there are.
+async fn count_parked(shared: &Shared, states: RangeInclusive<State>) -> Result<u64, DbError> {
+    let counts = shared.ledger.parked_counts(&shared.name, states.clone()).await?;
+    for state in State::ALL.iter().filter(|state| states.contains(state)) {
+        let count = counts.iter().find(|(known, _)| known == state).map_or(0, |(_, rows)| *rows);
+        shared.metrics.parked_rows(state.as_str(), count);
+    }
+    Ok(counts.iter().map(|(_, rows)| rows).sum())
+}
+
 /// Counts what waits, for people and for back-pressure.
 async fn measure(common: &Common, policy: &Policy, pressure: &watch::Sender<bool>) -> Result<(), DbError> {
     let shared = &common.shared;
-    let counts = shared.ledger.parked_counts(&shared.name).await?;
-    let count = |state| counts.iter().find(|(known, _)| *known == state).map_or(0, |(_, rows)| *rows);
-    for state in [State::Retry, State::Running, State::Deferred, State::Dead, State::Discarded] {
-        shared.metrics.parked_rows(state.as_str(), count(state));
-    }
-    let parked = count(State::Retry) + count(State::Running) + count(State::Deferred);
+    let parked = count_parked(shared, State::Retry..=State::Deferred).await?;
     let (unpublished, oldest) = shared.ledger.outbox_stats(&shared.name).await?;
     shared.metrics.outbox_waiting(unpublished, oldest);
     let reason = Pressure { parked, unpublished, probing: common.health.probing_for() }.reason(policy);
@@ -200,13 +224,24 @@ impl Pressure {
             Some(format!("less is parked (parked.max = {parked_max})"))
         } else if self.unpublished > outbox_max {
             Some(format!("less is unpublished (outbox.max = {outbox_max})"))
-        } else if self.parked > 0 && self.probing.is_some_and(|probing| probing > PROBING_HOLD) {
-            // What is parked is enough to probe with.
+        } else if self.parked > 0 && self.probing.is_some_and(gives_back) {
+            // What is parked is enough to probe with for a while. But perhaps all of it fails for reasons of its own, or
+            // is due much later: then only deliveries can tell.
             Some("an attempt succeeds: nearly all of them fail".to_owned())
         } else {
             None
         }
     }
+}
+
+/// True while deliveries are back in the queue, for a consumer that has probed so long.
+fn gives_back(probing: Duration) -> bool {
+    let (mut left, mut away) = (probing, PROBING_HOLD);
+    while left >= PROBING_HOLD + away {
+        left -= PROBING_HOLD + away;
+        away *= 2;
+    }
+    left >= PROBING_HOLD
 }
 
 /// Forgets what is old enough, now and then, if this host is the one to do it.
@@ -249,4 +284,23 @@ async fn forget_once(common: &Common, retention: Duration) -> Result<bool, DbErr
         tracing::info!(consumer = %shared.name, completed = gone, discarded, "forgot messages older than the retention");
     }
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_probes_for_long_gives_deliveries_back_and_takes_them_again_more_and_more_seldom() {
+        let minutes = |range: std::ops::Range<u64>| range.map(|minute| gives_back(Duration::from_secs(60 * minute)));
+        assert!(minutes(0..5).all(|away| !away));
+        assert!(minutes(5..10).all(|away| away));
+        assert!(minutes(10..15).all(|away| !away));
+        assert!(minutes(15..25).all(|away| away));
+        assert!(minutes(25..30).all(|away| !away));
+        let two_days: Vec<bool> = minutes(0..2880).collect();
+        let times = two_days.windows(2).filter(|pair| !pair[0] && pair[1]).count();
+        // RabbitMQ 4 allows 20 by default.
+        assert!(times < 20, "{times} times in two days");
+    }
 }

@@ -58,6 +58,9 @@ pub trait Database: Send + Sync {
     /// Server name and version.
     async fn describe(&self) -> Result<String, DbError>;
 
+    /// What its connections are set to.
+    fn settings(&self) -> SessionSettings;
+
     /// Opens a connection with its session pinned: READ COMMITTED, settings, `search_path` or `sql_mode`.
     async fn connect(&self) -> Result<Box<dyn Connection>, DbError>;
 

@@ -21,15 +21,21 @@ pub mod upkeep;
 pub mod value;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{Mutex, MutexGuard};
 
-use database::{Connection, Database, DbError, Dialect, Features};
+use database::{Connection, Database, DbError, Dialect, Features, SessionSettings};
 use statements::{Args, Statement, Statements};
 use value::{Executed, ResultSet, RowLimits, Value};
 
 /// At most this many rows travel in one statement. MySQL takes 65,535 parameters, SQLite 32,766, and a parked row has 23.
 pub const STATEMENT_ROWS: usize = 1000;
+
+/// How long one statement of the ledger's own may run, and wait for a lock, at least. What limits handlers must not stop
+/// the clock, the outbox or a rescue.
+const OWN_STATEMENT_TIME: Duration = Duration::from_secs(5);
+const OWN_LOCK_TIME: Duration = Duration::from_secs(2);
 
 /// One database's `hapax_*` tables.
 pub struct Ledger {
@@ -44,7 +50,7 @@ impl Ledger {
     /// Asks the server where its tables live. The tables themselves may still be missing: see [`Self::migrate`].
     pub async fn open(database: Arc<dyn Database>) -> Result<Self, DbError> {
         let features = database.features().await?;
-        let mut connection = database.connect().await?;
+        let mut connection = connect_own(database.as_ref()).await?;
         let schema = schema(database.dialect(), connection.as_mut()).await?;
         let statements = Statements::load(database.dialect(), &schema);
         Ok(Self { database, features, statements, own: Mutex::new(Some(connection)) })
@@ -68,6 +74,11 @@ impl Ledger {
     /// Opens a connection for a lane.
     pub async fn connect(&self) -> Result<Box<dyn Connection>, DbError> {
         self.database.connect().await
+    }
+
+    /// Opens a connection for what is not a lane's.
+    pub async fn connect_own(&self) -> Result<Box<dyn Connection>, DbError> {
+        connect_own(self.database.as_ref()).await
     }
 
     /// Whether the database does what a lane needs of it, asked on a connection of its own: commits a write. One that
@@ -103,7 +114,7 @@ impl Ledger {
                 }
             }
         }
-        let mut connection = self.database.connect().await?;
+        let mut connection = self.connect_own().await?;
         let found = query(connection.as_mut(), statement, args).await;
         if !found.as_ref().is_err_and(|error| error.connection_lost) {
             *slot = Some(connection);
@@ -116,15 +127,26 @@ impl Ledger {
         let mut slot = self.own.lock().await;
         let mut connection = match slot.take() {
             Some(connection) => connection,
-            None => self.database.connect().await?,
+            None => self.connect_own().await?,
         };
         if connection.begin().await.is_err() {
             // It sat idle, and the server or the network may have ended it.
-            connection = self.database.connect().await?;
+            connection = self.connect_own().await?;
             connection.begin().await?;
         }
         Ok(OwnTransaction { slot, connection })
     }
+}
+
+/// Opens a connection that handlers' limits do not hold for.
+async fn connect_own(database: &dyn Database) -> Result<Box<dyn Connection>, DbError> {
+    let mut connection = database.connect().await?;
+    let SessionSettings { lock_timeout, statement_timeout, .. } = database.settings();
+    if lock_timeout < OWN_LOCK_TIME || statement_timeout < OWN_STATEMENT_TIME {
+        let (lock, statement) = (lock_timeout.max(OWN_LOCK_TIME), statement_timeout.max(OWN_STATEMENT_TIME));
+        connection.set_timeouts(lock, statement).await?;
+    }
+    Ok(connection)
 }
 
 /// A transaction of the ledger's own.
@@ -287,8 +309,6 @@ fn moved_elsewhere(what: &str) -> DbError {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[tokio::test]

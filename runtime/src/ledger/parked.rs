@@ -97,10 +97,13 @@ pub struct RunToken(pub [u8; 16]);
 macro_rules! coded {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $code:literal, $text:literal;)* }) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum $name { $($(#[$vdoc])* $variant,)* }
 
         impl $name {
+            /// All of them, as they are numbered.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
+
             /// As it is stored.
             pub fn code(self) -> i64 {
                 match self { $(Self::$variant => $code,)* }
@@ -149,6 +152,13 @@ coded! {
         Compensate = 2, "compensate";
         /// It goes through the claim like a delivery.
         Deliver = 3, "deliver";
+    }
+}
+
+impl Phase {
+    /// Where a row of this phase waits.
+    fn waiting(self) -> State {
+        if self == Self::Deliver { State::Deferred } else { State::Retry }
     }
 }
 

@@ -305,6 +305,8 @@ statements! {
     due_in_order,
     /// Locks one due row that crashed a host before.
     due_suspect,
+    /// Reads due rows by key, and locks them.
+    due_rows,
     /// Marks rows as running under a token.
     take,
     /// Locks what was taken, by its token.

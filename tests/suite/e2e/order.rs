@@ -7,6 +7,7 @@ on_stages! {
     blocking_retry_keeps_the_order_when_its_host_is_killed: [MariaDb, Postgres, Embedded];
     the_single_active_consumer_of_a_queue_declared_elsewhere_stays_the_same: [MariaDb];
     what_another_host_has_parked_blocks_a_lane_no_longer_than_it_is_there: [MariaDb, Postgres];
+    who_takes_over_begins_with_what_the_other_has_parked: [MariaDb, Postgres];
 }
 
 mod scenarios {
@@ -139,6 +140,26 @@ mod scenarios {
             world.wait_number("SELECT COUNT(*) FROM hapax_inbox WHERE status = 1", all).await?;
         }
         world.quiet().await?;
+        Ok(())
+    }
+
+    pub(super) async fn who_takes_over_begins_with_what_the_other_has_parked(world: World) -> TestResult {
+        world.vhost().delete_queue(QUEUE).await?;
+        world.vhost().declare_queue(QUEUE, json!({ "x-single-active-consumer": true })).await?;
+        let retry = "retry = { max_attempts = 5, initial_interval = \"5s\", jitter = 0.0, mode = \"blocking\" }";
+        let mut active = world.host(Consumer::default().with(retry)).await?;
+        let _next = world.another_host("the host that waits").await?;
+        // By then it has seen that nothing is parked.
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        world.publish([in_place("key", 0, &[json!({ "fail-until-attempt": 2 })])]).await?;
+        world.wait_number("SELECT COUNT(*) FROM hapax_parked WHERE state = 1 AND attempts = 1", 1).await?;
+        assert!(active.terminate(PATIENCE).await?.success());
+        world.publish([in_place("key", 1, &[])]).await?;
+        world.wait_number("SELECT COUNT(*) FROM hapax_inbox WHERE status = 1", 2).await?;
+        world.quiet().await?;
+        // One that runs before its turn fails, which is counted.
+        assert_eq!(world.number("SELECT COUNT(*) FROM effects WHERE value = '1'").await?, 1);
+        assert_eq!(world.number("SELECT COUNT(*) FROM effects WHERE value = '2'").await?, 1);
         Ok(())
     }
 

@@ -15,6 +15,7 @@ mod scenarios {
     use hapax::ledger::database;
     use hapax::ledger::outbox::{OutboxId, OutboxRow};
     use hapax_tests::proc::{Launch, Process};
+    use hapax_tests::usage::cpu_micros;
     use hapax_tests::{TestResult, wait_until};
     use serde_json::json;
 
@@ -40,6 +41,11 @@ mod scenarios {
         world.wait_number("SELECT COUNT(*) FROM effects WHERE name LIKE 'waiting%'", 10).await?;
         world.quiet().await?;
         assert_waited(&host);
+        // That there was too much wakes nobody any more.
+        let before = cpu_micros(host.pid())?;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let used = cpu_micros(host.pid())? - before;
+        assert!(used < 500_000, "{used} µs of CPU in two idle seconds");
         assert_eq!(world.number("SELECT COUNT(*) FROM effects").await?, 31);
         assert_eq!(world.number("SELECT COUNT(DISTINCT name) FROM effects").await?, 31);
         Ok(())

@@ -124,7 +124,7 @@ pub(crate) async fn lanes_do_not_wait_for_each_other_on_small_tables(subject: Su
         owned.push(row);
     }
     subject.claim(&claims(["a5", "a6"])).await?;
-    let (token, rows) = subject.take(Which::Oldest).await?;
+    let (token, rows) = subject.take_as(&in_order(Which::Innocent)).await?;
     assert_eq!(keys(&rows), owned.iter().map(|row| row.row_id).collect::<Vec<_>>());
     let (mut first, mut second) = (subject.impatient_lane().await?, subject.impatient_lane().await?);
     let (ours, theirs): (Vec<&ParkedRow>, Vec<&ParkedRow>) = (vec![&rows[0], &rows[2]], vec![&rows[1], &rows[3]]);
@@ -138,7 +138,7 @@ pub(crate) async fn lanes_do_not_wait_for_each_other_on_small_tables(subject: Su
         ledger.claim(lane, CONSUMER, &claims([name])).await?;
         ledger.unclaim(lane, CONSUMER, &[&id(claimed)]).await?;
         ledger.delete_parked(lane, token, &rows[..1]).await?;
-        ledger.move_parked(lane, &[ParkedMove::defer(rows[1], token, LONG)]).await?;
+        ledger.move_parked(lane, &[ParkedMove::put_off(rows[1], token, LONG)]).await?;
         let to = (Status::Completed, None);
         let moves = names(&rows).into_iter().zip(&rows).map(|(id, row)| InboxMove {
             id,

@@ -132,6 +132,7 @@ macro_rules! everything_else {
             }
             upkeep {
                 migrating_twice_changes_nothing
+                what_limits_handlers_does_not_limit_the_ledgers_own_work
                 retention_forgets_old_completed_ids_only
                 retention_forgets_discarded_dead_letters_whole
                 a_lease_has_one_holder

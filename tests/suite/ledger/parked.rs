@@ -188,7 +188,7 @@ pub(crate) async fn many_rows_are_parked_at_once(subject: Subject) -> TestResult
         })
         .collect();
     subject.park(Some(Status::Parked), &rows).await?;
-    assert_eq!(subject.ledger.parked_counts(CONSUMER).await?, [(State::Retry, 2_500)]);
+    assert_eq!(subject.ledger.parked_counts(CONSUMER, ALL_STATES).await?, [(State::Retry, 2_500)]);
     let take = hapax::ledger::parked::Take { limit: 4096, ..everything(hapax::ledger::parked::Which::Innocent) };
     let (token, taken) = subject.take_as(&take).await?;
     assert_eq!(taken.len(), 2_500);
@@ -208,7 +208,7 @@ pub(crate) async fn many_rows_are_parked_at_once(subject: Subject) -> TestResult
         });
         subject.ledger.move_inbox(lane, CONSUMER, &moves.collect::<Vec<_>>()).await?;
     });
-    assert_eq!(subject.ledger.parked_counts(CONSUMER).await?, [(State::Dead, 2_500)]);
+    assert_eq!(subject.ledger.parked_counts(CONSUMER, ALL_STATES).await?, [(State::Dead, 2_500)]);
     assert_eq!(subject.count("SELECT COUNT(*) FROM hapax_inbox WHERE status = 3").await?, 2_500);
     Ok(())
 }

@@ -146,6 +146,7 @@ fn path(statements: &Statements) -> Vec<(&'static str, &Statement, Args)> {
         ("due", &statements.due, lane().one("limit", 64)),
         ("due_suspect", &statements.due_suspect, lane()),
         ("due_in_order", &statements.due_in_order, lane().one("limit", 64)),
+        ("due_rows", &statements.due_rows, ids()),
         ("slots_blocked", &statements.slots_blocked, lane()),
         ("take", &statements.take, ids().one("run_token", token.clone()).one("incarnation", token.clone())),
         ("lock_running", &statements.lock_running, ids().one("run_token", token.clone())),

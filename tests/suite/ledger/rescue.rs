@@ -89,6 +89,13 @@ pub(crate) async fn an_orderly_end_forgives_crashes(subject: Subject) -> TestRes
     subject.ledger.give_back(CONSUMER, HOST, token, NOW).await?;
     assert_eq!(subject.row(id).await?.crashes, 2);
 
+    // Somebody else held its lock: it has not been run.
+    let (token, rows) = subject.take(Which::Suspect).await?;
+    committed!(subject, |lane| {
+        subject.ledger.move_parked(lane, &[ParkedMove::put_off(&rows[0], token, NOW)]).await?;
+    });
+    assert_eq!(subject.row(id).await?.crashes, 2);
+
     let (token, rows) = subject.take(Which::Suspect).await?;
     committed!(subject, |lane| {
         let to = ParkedMove::retry(&rows[0], token, 2, NOW, Some(&failure("orderly")), None);

@@ -175,7 +175,7 @@ pub(crate) async fn in_order_nothing_overtakes_what_is_not_due(subject: Subject)
     let waiting = subject.retry(in_slot("waiting", 1), LONG).await?;
     subject.retry(in_slot("behind it", 1), NOW).await?;
     let elsewhere = subject.retry(in_slot("elsewhere", 2), NOW).await?;
-    let of = |slots| Take { slots, ..everything(Which::Oldest) };
+    let of = |slots| Take { slots, ..in_order(Which::Innocent) };
     assert_eq!(keys(&subject.take_as(&of(2..=9)).await?.1), [elsewhere]);
     let (token, rows) = subject.take_as(&of(0..=1)).await?;
     assert_eq!(keys(&rows), [first, second]);
@@ -192,10 +192,10 @@ pub(crate) async fn in_order_nothing_overtakes_what_is_not_due(subject: Subject)
 pub(crate) async fn in_order_nothing_overtakes_a_running_row(subject: Subject) -> TestResult {
     let first = subject.retry(carried("first"), NOW).await?;
     subject.retry(carried("second"), NOW).await?;
-    let one = Take { limit: 1, ..everything(Which::Oldest) };
+    let one = Take { limit: 1, ..in_order(Which::Innocent) };
     let (token, rows) = subject.take_as(&one).await?;
     assert_eq!(keys(&rows), [first]);
-    assert_eq!(subject.take_as(&everything(Which::Oldest)).await?.1, []);
+    assert_eq!(subject.take_as(&in_order(Which::Innocent)).await?.1, []);
 
     // Also while a live transaction works on it, which is not waited for.
     let mut runner = subject.lane().await?;
@@ -203,7 +203,7 @@ pub(crate) async fn in_order_nothing_overtakes_a_running_row(subject: Subject) -
     assert_eq!(subject.ledger.lock_running(runner.as_mut(), token, &[first]).await?, [first]);
     if subject.features().concurrent_writers {
         let mut lane = subject.impatient_lane().await?;
-        assert_eq!(subject.ledger.take_due(lane.as_mut(), &everything(Which::Oldest)).await?.1, []);
+        assert_eq!(subject.ledger.take_due(lane.as_mut(), &in_order(Which::Innocent)).await?.1, []);
     }
     runner.rollback().await?;
     Ok(())
@@ -214,12 +214,19 @@ pub(crate) async fn in_order_a_suspect_is_taken_alone(subject: Subject) -> TestR
     let suspect = suspect(&subject, "suspect").await?;
     let before = subject.retry(before, NOW).await?;
     let after = subject.retry(carried("after"), NOW).await?;
-    assert_eq!(keys(&subject.take(Which::Oldest).await?.1), [before]);
-    assert_eq!(subject.take(Which::Oldest).await?.1, [], "it runs");
+    let (innocent, alone) = (in_order(Which::Innocent), in_order(Which::Suspect));
+    let mut lane = subject.lane().await?;
+    assert!(!subject.ledger.is_due(lane.as_mut(), &alone).await?, "something is in front of it");
+    assert_eq!(subject.take_as(&alone).await?.1, []);
+    assert_eq!(keys(&subject.take_as(&innocent).await?.1), [before]);
+    assert_eq!(subject.take_as(&innocent).await?.1, [], "it runs");
     subject.sql("DELETE FROM hapax_parked WHERE state = 2").await?;
-    assert_eq!(keys(&subject.take(Which::Oldest).await?.1), [suspect]);
+    assert_eq!(subject.take_as(&innocent).await?.1, [], "a suspect is in front");
+    assert!(subject.ledger.is_due(lane.as_mut(), &alone).await?);
+    assert_eq!(keys(&subject.take_as(&alone).await?.1), [suspect]);
     subject.sql("DELETE FROM hapax_parked WHERE state = 2").await?;
-    assert_eq!(keys(&subject.take(Which::Oldest).await?.1), [after]);
+    assert_eq!(subject.take_as(&alone).await?.1, []);
+    assert_eq!(keys(&subject.take_as(&innocent).await?.1), [after]);
     Ok(())
 }
 
@@ -269,8 +276,8 @@ pub(crate) async fn a_run_is_fenced_by_its_token(subject: Subject) -> TestResult
 
     // One of the two is enough to refuse both.
     let attempts: [(ParkedMove, ParkedMove); 2] = [
-        (ParkedMove::defer(&rows[0], wrong, NOW), ParkedMove::defer(&rows[1], token, NOW)),
-        (ParkedMove::defer(&rows[0], token, NOW), ParkedMove::defer(&rows[1], wrong, NOW)),
+        (ParkedMove::put_off(&rows[0], wrong, NOW), ParkedMove::put_off(&rows[1], token, NOW)),
+        (ParkedMove::put_off(&rows[0], token, NOW), ParkedMove::put_off(&rows[1], wrong, NOW)),
     ];
     for (first, second) in attempts {
         lane.begin().await?;
@@ -291,7 +298,7 @@ pub(crate) async fn a_run_is_fenced_by_its_token(subject: Subject) -> TestResult
     assert_ne!(again, token);
     lane.begin().await?;
     assert_eq!(ledger.lock_running(lane.as_mut(), token, &ids).await?, ids[1..]);
-    assert_guarded(ledger.move_parked(lane.as_mut(), &[ParkedMove::defer(&rows[0], token, NOW)]).await);
+    assert_guarded(ledger.move_parked(lane.as_mut(), &[ParkedMove::put_off(&rows[0], token, NOW)]).await);
     lane.rollback().await?;
     lane.begin().await?;
     assert_guarded(ledger.delete_parked(lane.as_mut(), token, &[&rows[0], &rows[1]]).await);
@@ -363,8 +370,9 @@ pub(crate) async fn a_dead_row_is_never_due(subject: Subject) -> TestResult {
     assert_eq!(standing(&row), (State::Dead, false, 9));
     assert_eq!((row.reason.as_deref(), row.failure()), (Some("compensation-failed"), Some(failure("last"))));
     assert_eq!((row.run_token, row.taken_at), (None, None));
-    for which in [Which::Innocent, Which::Suspect, Which::Oldest] {
+    for which in [Which::Innocent, Which::Suspect] {
         assert_eq!(subject.take(which).await?.1, []);
+        assert_eq!(subject.take_as(&in_order(which)).await?.1, []);
     }
     assert_eq!(subject.ledger.due_slots(CONSUMER, LONG).await?, []);
     Ok(())
@@ -373,7 +381,7 @@ pub(crate) async fn a_dead_row_is_never_due(subject: Subject) -> TestResult {
 pub(crate) async fn a_deferred_row_is_deferred_again_claimed_or_deleted(subject: Subject) -> TestResult {
     let id = subject.defer(carried("a"), NOW).await?;
     let (token, row) = subject.take_one().await?;
-    moved(&subject, &[ParkedMove::defer(&row, token, NOW)]).await?;
+    moved(&subject, &[ParkedMove::put_off(&row, token, NOW)]).await?;
     let row = subject.row(id).await?;
     assert_eq!((row.state, row.phase, row.attempts), (State::Deferred, Phase::Deliver, 0));
 
@@ -403,7 +411,7 @@ pub(crate) async fn one_statement_makes_moves_of_all_kinds(subject: Subject) -> 
         let moves = [
             ParkedMove::dead(&rows[0], token, Reason::Permanent, 1, None, None),
             ParkedMove::retry(&rows[1], token, 2, Duration::from_millis(86_400_001), Some(&why), Some(*b"module-2")),
-            ParkedMove::defer(&rows[2], token, Duration::from_secs(30 * 365 * 86_400)),
+            ParkedMove::put_off(&rows[2], token, Duration::from_secs(30 * 365 * 86_400)),
             ParkedMove::compensate(&rows[3], token, Reason::Exhausted, 7, &failure("short"), None),
         ];
         lane.begin().await?;
@@ -504,7 +512,7 @@ pub(crate) async fn slots_are_blocked_by_what_is_pending(subject: Subject) -> Te
 }
 
 pub(crate) async fn rows_are_counted_by_state(subject: Subject) -> TestResult {
-    assert_eq!(subject.ledger.parked_counts(CONSUMER).await?, []);
+    assert_eq!(subject.ledger.parked_counts(CONSUMER, ALL_STATES).await?, []);
     subject.retry(carried("running"), NOW).await?;
     subject.take_one().await?;
     for name in ["a", "b", "c"] {
@@ -514,7 +522,7 @@ pub(crate) async fn rows_are_counted_by_state(subject: Subject) -> TestResult {
     subject.defer(carried("a"), LONG).await?;
     let discarded = subject.bury(carried("dead")).await?;
     subject.ledger.discard(&discarded).await?;
-    let mut counts = subject.ledger.parked_counts(CONSUMER).await?;
+    let mut counts = subject.ledger.parked_counts(CONSUMER, ALL_STATES).await?;
     counts.sort_by_key(|(state, _)| state.code());
     assert_eq!(counts, [(State::Retry, 3), (State::Running, 1), (State::Deferred, 2), (State::Discarded, 1)]);
     Ok(())

@@ -262,8 +262,15 @@ async fn show(name: &str, ledger: &Ledger) -> Result<()> {
     Ok(())
 }
 
+pub(crate) const ALL_STATES: std::ops::RangeInclusive<State> = State::Retry..=State::Discarded;
+
 pub(crate) fn everything(which: Which) -> Take<'static> {
-    Take { consumer: CONSUMER, slots: 0..=255, limit: 100, incarnation: HOST, which }
+    Take { consumer: CONSUMER, slots: 0..=255, limit: 100, incarnation: HOST, which, in_order: false }
+}
+
+/// Only what nothing older is in the way of.
+pub(crate) fn in_order(which: Which) -> Take<'static> {
+    Take { in_order: true, ..everything(which) }
 }
 
 pub(crate) fn rescue_after(after: Duration, max_crashes: u32) -> RescuePolicy {
@@ -360,6 +367,42 @@ pub(crate) fn standing(row: &ParkedRow) -> (State, bool, u32) {
     (row.state, row.due_at.is_some(), row.attempts)
 }
 
+/// Allows handlers next to no time.
+pub(crate) struct Hasty(pub(crate) Arc<dyn Database>);
+
+impl Hasty {
+    pub(crate) const LIMIT: Duration = Duration::from_millis(50);
+}
+
+#[async_trait]
+impl Database for Hasty {
+    fn dialect(&self) -> Dialect {
+        self.0.dialect()
+    }
+
+    async fn features(&self) -> Result<Features, DbError> {
+        self.0.features().await
+    }
+
+    async fn describe(&self) -> Result<String, DbError> {
+        self.0.describe().await
+    }
+
+    fn settings(&self) -> SessionSettings {
+        SessionSettings { lock_timeout: Self::LIMIT, statement_timeout: Self::LIMIT, ..self.0.settings() }
+    }
+
+    async fn connect(&self) -> Result<Box<dyn Connection>, DbError> {
+        let mut connection = self.0.connect().await?;
+        connection.set_timeouts(Self::LIMIT, Self::LIMIT).await?;
+        Ok(connection)
+    }
+
+    async fn migrate(&self, dry_run: bool) -> Result<Vec<Migration>, DbError> {
+        self.0.migrate(dry_run).await
+    }
+}
+
 /// Makes MariaDB look like MySQL 8, which cannot return what it inserts.
 struct WithoutReturning(Arc<dyn Database>);
 
@@ -375,6 +418,10 @@ impl Database for WithoutReturning {
 
     async fn describe(&self) -> Result<String, DbError> {
         self.0.describe().await
+    }
+
+    fn settings(&self) -> SessionSettings {
+        self.0.settings()
     }
 
     async fn connect(&self) -> Result<Box<dyn Connection>, DbError> {

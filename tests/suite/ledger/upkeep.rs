@@ -32,6 +32,21 @@ pub(crate) async fn migrating_twice_changes_nothing(subject: Subject) -> TestRes
     Ok(())
 }
 
+pub(crate) async fn what_limits_handlers_does_not_limit_the_ledgers_own_work(subject: Subject) -> TestResult {
+    let hasty = Ledger::open(Arc::new(Hasty(Arc::clone(subject.ledger.database())))).await?;
+    assert!(hasty.lease("a lease", HOST, LONG).await?);
+    let mut other = subject.lane().await?;
+    other.begin().await?;
+    other.execute("UPDATE hapax_leases SET name = name", &[]).await?;
+    let (renewed, let_go) = tokio::join!(hasty.lease("a lease", HOST, LONG), async {
+        tokio::time::sleep(Hasty::LIMIT * 10).await;
+        other.rollback().await
+    });
+    let_go?;
+    assert_eq!(renewed, Ok(true));
+    Ok(())
+}
+
 /// Retention from the first page to the last; returns how many pages there were, and how many rows went.
 async fn forget(ledger: &Ledger, age: Duration) -> TestResult<(u32, u64)> {
     let (mut after, mut pages, mut gone) = (None, 0, 0);

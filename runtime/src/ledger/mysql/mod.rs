@@ -210,6 +210,10 @@ impl Database for MySql {
         })
     }
 
+    fn settings(&self) -> SessionSettings {
+        self.settings
+    }
+
     async fn connect(&self) -> Result<Box<dyn Connection>, DbError> {
         let (connection, backend) = self.open(self.settings, false).await?;
         let kill = MySqlKill { options: self.options.clone(), id: backend.id, closed: AtomicBool::new(false) };

@@ -1,5 +1,6 @@
 //! Parking, taking, locking, moving and deleting rows.
 
+use std::collections::HashMap;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,14 +12,14 @@ use super::transition::{move_args, park_args};
 use super::{CHUNK_BYTES, Incarnation, NewParked, ParkedId, ParkedMove, ParkedRow, RunToken, State, read_rows};
 use crate::ledger::database::{Connection, DbError};
 use crate::ledger::statements::Args;
-use crate::ledger::value::{ResultSet, Value};
 use crate::ledger::{Ledger, Reader, STATEMENT_ROWS, all_moved, execute, own_transaction, query};
 use crate::sabotage::{self, Breach};
 
 /// At most about this many bytes of bodies travel in one statement, far below any server's packet limit.
 const STATEMENT_BYTES: usize = 4 << 20;
 
-/// Rows whose bodies have more than this together are not taken at once, for a lane holds them all in memory.
+/// Rows whose bodies have more than this together are not taken at once, unless it is a single one: a lane holds them
+/// all in memory.
 const TAKE_BYTES: u64 = 64 << 20;
 
 /// Which due rows to take.
@@ -26,10 +27,15 @@ const TAKE_BYTES: u64 = 64 << 20;
 pub enum Which {
     /// Those that never cost a host, first due first.
     Innocent,
-    /// One that did.
+    /// One that did: those taken with it would share its next crash.
     Suspect,
-    /// The oldest ones, up to the first that is not due, a suspect alone: for blocking retry.
-    Oldest,
+}
+
+impl Which {
+    /// True for a row with so many crashes.
+    fn fits(self, crashes: u32) -> bool {
+        (self == Self::Suspect) == (crashes > 0)
+    }
 }
 
 /// What to take, for one lane.
@@ -43,8 +49,10 @@ pub struct Take<'a> {
     pub limit: usize,
     /// Who takes them.
     pub incarnation: Incarnation,
-    /// Which rows, in which order.
+    /// Which rows.
     pub which: Which,
+    /// For blocking retry: only what nothing older is in the way of, oldest first.
+    pub in_order: bool,
 }
 
 impl Ledger {
@@ -92,28 +100,62 @@ impl Ledger {
         }
     }
 
+    /// True if there is anything to take. Takes nothing.
+    pub async fn is_due(&self, connection: &mut dyn Connection, take: &Take<'_>) -> Result<bool, DbError> {
+        Ok(!self.due(connection, take).await?.is_empty())
+    }
+
+    /// What there is to take, in the order in which it is to be run, as far as there is room for it.
+    async fn due(&self, connection: &mut dyn Connection, take: &Take<'_>) -> Result<Vec<ParkedId>, DbError> {
+        let args = Args::new()
+            .one("consumer", take.consumer)
+            .one("first_slot", i64::from(*take.slots.start()))
+            .one("last_slot", i64::from(*take.slots.end()));
+        let limit = i64::try_from(take.limit).unwrap_or(i64::MAX);
+        let found = match (take.in_order, take.which) {
+            (true, _) => query(connection, &self.statements.due_in_order, args.one("limit", limit)).await?,
+            (false, Which::Innocent) => query(connection, &self.statements.due, args.one("limit", limit)).await?,
+            (false, Which::Suspect) => query(connection, &self.statements.due_suspect, args).await?,
+        };
+        let (mut due, mut bytes) = (Vec::new(), 0);
+        for row in found.rows {
+            let mut row = Reader::new(row);
+            let (id, crashes, size, is_due) = (ParkedId(row.array()?), row.number()?, row.number::<u64>()?, row.int()?);
+            bytes += size;
+            let has_room = due.is_empty() || (take.which == Which::Innocent && bytes <= TAKE_BYTES);
+            if is_due == 0 || !take.which.fits(crashes) || !has_room {
+                break;
+            }
+            due.push(id);
+        }
+        Ok(due)
+    }
+
+    /// The rows of these keys as they are now, locked. Where order counts, up to the first that others are at.
+    async fn due_rows(
+        &self,
+        connection: &mut dyn Connection,
+        due: &[ParkedId],
+        take: &Take<'_>,
+    ) -> Result<Vec<ParkedRow>, DbError> {
+        let mut found = HashMap::with_capacity(due.len());
+        for ids in due.chunks(STATEMENT_ROWS) {
+            let args = Args::new().blobs("row_id", ids.iter().map(|id| Some(id.0.to_vec())));
+            let rows = read_rows(query(connection, &self.statements.due_rows, args).await?)?;
+            found.extend(rows.into_iter().map(|row| (row.id, row)));
+        }
+        let rows = due.iter().map(|id| found.remove(id).filter(|row| take.which.fits(row.crashes)));
+        Ok(if take.in_order { rows.map_while(|row| row).collect() } else { rows.flatten().collect() })
+    }
+
     async fn take_in_transaction(
         &self,
         connection: &mut dyn Connection,
         take: &Take<'_>,
         token: RunToken,
     ) -> Result<Vec<ParkedRow>, DbError> {
-        let args = Args::new()
-            .one("consumer", take.consumer)
-            .one("first_slot", i64::from(*take.slots.start()))
-            .one("last_slot", i64::from(*take.slots.end()));
-        let limit = i64::try_from(take.limit).unwrap_or(i64::MAX);
-        let mut rows = match take.which {
-            Which::Suspect => read_rows(query(connection, &self.statements.due_suspect, args).await?)?,
-            Which::Innocent => read_rows(query(connection, &self.statements.due, args.one("limit", limit)).await?)?,
-            Which::Oldest => {
-                let pending = query(connection, &self.statements.due_in_order, args.one("limit", limit)).await?;
-                let is_due = |row: &Vec<Value>| row.last() == Some(&Value::Int(1));
-                let due = pending.rows.into_iter().take_while(is_due).collect();
-                up_to_a_suspect(read_rows(ResultSet { columns: pending.columns, rows: due })?)
-            }
-        };
-        rows.truncate(fitting(&rows));
+        let due = self.due(connection, take).await?;
+        let mut rows = self.due_rows(connection, &due, take).await?;
         for rows in rows.chunks(STATEMENT_ROWS) {
             let args = Args::new()
                 .one("run_token", token.0.as_slice())
@@ -289,9 +331,14 @@ impl Ledger {
         Ok(!found.rows.is_empty())
     }
 
-    /// How many rows stand in each state.
-    pub async fn parked_counts(&self, consumer: &str) -> Result<Vec<(State, u64)>, DbError> {
-        let args = Args::new().one("consumer", consumer);
+    /// How many rows stand in each of these states.
+    pub async fn parked_counts(
+        &self,
+        consumer: &str,
+        states: RangeInclusive<State>,
+    ) -> Result<Vec<(State, u64)>, DbError> {
+        let args =
+            Args::new().one("consumer", consumer).one("first", states.start().code()).one("last", states.end().code());
         let found = self.own_query(&self.statements.parked_counts, args).await?;
         found
             .rows
@@ -302,24 +349,6 @@ impl Ledger {
             })
             .collect()
     }
-}
-
-/// A suspect is taken alone: those taken with it would share its crash.
-fn up_to_a_suspect(mut rows: Vec<ParkedRow>) -> Vec<ParkedRow> {
-    if let Some(at) = rows.iter().position(|row| row.crashes > 0) {
-        rows.truncate(at.max(1));
-    }
-    rows
-}
-
-/// How many of the rows may be taken together: as many as have bodies of [`TAKE_BYTES`], and at least one.
-fn fitting(rows: &[ParkedRow]) -> usize {
-    let mut bytes = 0;
-    let fits = rows.iter().take_while(|row| {
-        bytes += row.body_bytes;
-        bytes <= TAKE_BYTES
-    });
-    fits.count().max(1).min(rows.len())
 }
 
 /// Cuts rows up so that each part makes one statement of bearable size.

@@ -126,7 +126,7 @@ impl NewParked {
 }
 
 /// A transition of a running row, under its run's token. Any of them is an orderly end: crashes become 0, except for
-/// the two of a rescue.
+/// the two of a rescue, and for one that was not run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ParkedMove {
     /// The row.
@@ -187,9 +187,9 @@ impl ParkedMove {
         Self { phase, attempts, ..Self::of(row, token, State::Retry, Some(delay)) }.failed(failure, module)
     }
 
-    /// running → deferred again, uncounted.
-    pub fn defer(row: &ParkedRow, token: RunToken, delay: Duration) -> Self {
-        Self::of(row, token, State::Deferred, Some(delay))
+    /// running → where it was, uncounted: it has not been run.
+    pub fn put_off(row: &ParkedRow, token: RunToken, delay: Duration) -> Self {
+        Self { crashes: row.crashes, ..Self::of(row, token, row.phase.waiting(), Some(delay)) }
     }
 
     /// running → retry in phase compensate, due now, with attempts of its own.
@@ -233,8 +233,7 @@ impl ParkedMove {
 
     /// running → where it was, its runner being lost.
     pub fn rescued(row: &ParkedRow, token: RunToken, delay: Duration) -> Self {
-        let state = if row.phase == Phase::Deliver { State::Deferred } else { State::Retry };
-        Self { crashes: row.crashes + 1, ..Self::of(row, token, state, Some(delay)) }
+        Self { crashes: row.crashes + 1, ..Self::of(row, token, row.phase.waiting(), Some(delay)) }
     }
 
     /// running → dead, its runners having been lost too often.

@@ -161,6 +161,10 @@ impl Database for Postgres {
         Ok(format!("PostgreSQL {}", backend.version))
     }
 
+    fn settings(&self) -> SessionSettings {
+        self.settings
+    }
+
     async fn connect(&self) -> Result<Box<dyn Connection>, DbError> {
         let (connection, backend) = self.open(self.settings).await?;
         let kill = PostgresKill {

@@ -53,8 +53,9 @@ WHERE consumer = :consumer AND due_at <= @now + :horizon AND state IN (1, 3)
 GROUP BY slot
 
 -- name: due
+-- Which, and how large: bodies are read of as many as there is room for.
 -- The inner query reads without locking, in any order it needs; only the rows it chose are then locked, by key.
-SELECT p.id, p.consumer, p.message_id, p.state, p.phase, p.generation, p.due_at, p.slot, p.attempts, p.handler_attempts, p.crashes, p.compensations, p.run_token, p.incarnation, p.taken_at, p.reason, p.code, p.error, p.module, p.body_digest, p.exchange, p.routing_key, p.properties, p.body, p.body_bytes, p.created_at, p.updated_at
+SELECT p.id, p.crashes, p.body_bytes, 1 AS is_due
 FROM (SELECT id FROM hapax_parked
       WHERE consumer = :consumer AND slot BETWEEN :first_slot AND :last_slot AND due_at <= @now AND state IN (1, 3) AND crashes = 0
       ORDER BY due_at, id LIMIT :limit) AS r
@@ -64,8 +65,8 @@ ORDER BY p.due_at, p.id FOR UPDATE SKIP LOCKED
 
 -- name: due_in_order
 -- For blocking retry: everything pending, oldest first, due or not; the caller stops at the first that is not due.
--- Locks nothing: a row that another host runs would be waited for. Taking the rows is guarded by their state.
-SELECT id, consumer, message_id, state, phase, generation, due_at, slot, attempts, handler_attempts, crashes, compensations, run_token, incarnation, taken_at, reason, code, error, module, body_digest, exchange, routing_key, properties, body, body_bytes, created_at, updated_at,
+-- Locks nothing: a row that another host runs would be waited for.
+SELECT id, crashes, body_bytes,
   CASE WHEN state <> 2 AND due_at <= @now THEN 1 ELSE 0 END AS is_due
 FROM hapax_parked FORCE INDEX (hapax_parked_state)
 WHERE consumer = :consumer AND slot BETWEEN :first_slot AND :last_slot AND state BETWEEN 1 AND 3
@@ -73,13 +74,19 @@ ORDER BY id LIMIT :limit
 
 -- name: due_suspect
 -- The inner query reads without locking, in any order it needs; only the rows it chose are then locked, by key.
-SELECT p.id, p.consumer, p.message_id, p.state, p.phase, p.generation, p.due_at, p.slot, p.attempts, p.handler_attempts, p.crashes, p.compensations, p.run_token, p.incarnation, p.taken_at, p.reason, p.code, p.error, p.module, p.body_digest, p.exchange, p.routing_key, p.properties, p.body, p.body_bytes, p.created_at, p.updated_at
+SELECT p.id, p.crashes, p.body_bytes, 1 AS is_due
 FROM (SELECT id FROM hapax_parked
       WHERE consumer = :consumer AND slot BETWEEN :first_slot AND :last_slot AND due_at <= @now AND state IN (1, 3) AND crashes > 0
       ORDER BY due_at, id LIMIT 1) AS r
 STRAIGHT_JOIN hapax_parked AS p FORCE INDEX (PRIMARY) ON p.id = r.id
 WHERE p.due_at <= @now AND p.state IN (1, 3)
 ORDER BY p.due_at, p.id FOR UPDATE SKIP LOCKED
+
+-- name: due_rows
+-- As they are now, and to the end of the transaction. Fewer, where others are at them.
+SELECT p.id, p.consumer, p.message_id, p.state, p.phase, p.generation, p.due_at, p.slot, p.attempts, p.handler_attempts, p.crashes, p.compensations, p.run_token, p.incarnation, p.taken_at, p.reason, p.code, p.error, p.module, p.body_digest, p.exchange, p.routing_key, p.properties, p.body, p.body_bytes, p.created_at, p.updated_at
+FROM ({SELECT :row_id AS row_id| UNION ALL }) AS r STRAIGHT_JOIN hapax_parked AS p FORCE INDEX (PRIMARY) ON p.id = r.row_id
+WHERE p.due_at <= @now AND p.state IN (1, 3) FOR UPDATE SKIP LOCKED
 
 -- name: take
 UPDATE ({SELECT :row_id AS row_id| UNION ALL }) AS r STRAIGHT_JOIN hapax_parked AS p FORCE INDEX (PRIMARY) ON p.id = r.row_id
@@ -129,7 +136,7 @@ WHERE consumer = :consumer AND state = 2 AND taken_at < @now - :age AND incarnat
 ORDER BY id LIMIT :limit FOR UPDATE SKIP LOCKED
 
 -- name: parked_counts
-SELECT state, COUNT(*) AS n FROM hapax_parked WHERE consumer = :consumer GROUP BY state
+SELECT state, COUNT(*) AS n FROM hapax_parked WHERE consumer = :consumer AND state BETWEEN :first AND :last GROUP BY state
 
 -- name: slots_blocked
 SELECT 1 AS blocked FROM hapax_parked FORCE INDEX (hapax_parked_state)

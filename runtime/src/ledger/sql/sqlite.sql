@@ -50,22 +50,27 @@ WHERE consumer = :consumer AND due_at <= @now + :horizon AND state IN (1, 3)
 GROUP BY slot
 
 -- name: due
-SELECT id, consumer, message_id, state, phase, generation, due_at, slot, attempts, handler_attempts, crashes, compensations, run_token, incarnation, taken_at, reason, code, error, module, body_digest, exchange, routing_key, properties, body, body_bytes, created_at, updated_at FROM hapax_parked
+-- Which, and how large: bodies are read of as many as there is room for.
+SELECT id, crashes, body_bytes, 1 AS is_due FROM hapax_parked
 WHERE consumer = :consumer AND slot BETWEEN :first_slot AND :last_slot AND due_at <= @now AND state IN (1, 3) AND crashes = 0
 ORDER BY due_at, id LIMIT :limit
 
 -- name: due_in_order
 -- For blocking retry: everything pending, oldest first, due or not; the caller stops at the first that is not due.
-SELECT id, consumer, message_id, state, phase, generation, due_at, slot, attempts, handler_attempts, crashes, compensations, run_token, incarnation, taken_at, reason, code, error, module, body_digest, exchange, routing_key, properties, body, body_bytes, created_at, updated_at,
+SELECT id, crashes, body_bytes,
   CASE WHEN state <> 2 AND due_at <= @now THEN 1 ELSE 0 END AS is_due
 FROM hapax_parked INDEXED BY hapax_parked_state
 WHERE consumer = :consumer AND slot BETWEEN :first_slot AND :last_slot AND state BETWEEN 1 AND 3
 ORDER BY id LIMIT :limit
 
 -- name: due_suspect
-SELECT id, consumer, message_id, state, phase, generation, due_at, slot, attempts, handler_attempts, crashes, compensations, run_token, incarnation, taken_at, reason, code, error, module, body_digest, exchange, routing_key, properties, body, body_bytes, created_at, updated_at FROM hapax_parked
+SELECT id, crashes, body_bytes, 1 AS is_due FROM hapax_parked
 WHERE consumer = :consumer AND slot BETWEEN :first_slot AND :last_slot AND due_at <= @now AND state IN (1, 3) AND crashes > 0
 ORDER BY due_at, id LIMIT 1
+
+-- name: due_rows
+SELECT id, consumer, message_id, state, phase, generation, due_at, slot, attempts, handler_attempts, crashes, compensations, run_token, incarnation, taken_at, reason, code, error, module, body_digest, exchange, routing_key, properties, body, body_bytes, created_at, updated_at FROM hapax_parked
+WHERE id IN ({:row_id}) AND due_at <= @now AND state IN (1, 3)
 
 -- name: take
 UPDATE hapax_parked SET state = 2, due_at = NULL, run_token = :run_token, incarnation = :incarnation, taken_at = @now
@@ -111,7 +116,7 @@ WHERE consumer = :consumer AND state = 2 AND taken_at < @now - :age AND incarnat
 ORDER BY id LIMIT :limit
 
 -- name: parked_counts
-SELECT state, COUNT(*) AS n FROM hapax_parked WHERE consumer = :consumer GROUP BY state
+SELECT state, COUNT(*) AS n FROM hapax_parked WHERE consumer = :consumer AND state BETWEEN :first AND :last GROUP BY state
 
 -- name: slots_blocked
 SELECT 1 AS blocked FROM hapax_parked INDEXED BY hapax_parked_state

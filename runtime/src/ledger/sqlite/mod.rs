@@ -184,6 +184,10 @@ impl Database for Sqlite {
         Ok(format!("SQLite {version}"))
     }
 
+    fn settings(&self) -> SessionSettings {
+        self.settings
+    }
+
     async fn connect(&self) -> Result<Box<dyn Connection>, DbError> {
         let mut connection = self.open(self.settings.lock_timeout).await?;
         let watch = Arc::new(Watch::new());
