@@ -79,9 +79,9 @@ fn table_name(name: &str) -> Result<(), Problem> {
     if name.contains('*') {
         return Err(Problem::new("tables are granted one by one, by name"));
     }
-    if parts.len() > 2 || parts.iter().any(|part| part.is_empty()) {
+    if parts.len() > 2 || parts.iter().any(|part| part.is_empty()) || parts.join(".") != name {
         return Err(Problem::new(format!("`{name}` is not the name of a table"))
-            .help("write name, or \"schema.name\" in quotation marks"));
+            .help("write name, or \"schema.name\" in quotation marks, and none inside"));
     }
     Ok(())
 }
@@ -99,7 +99,7 @@ fn function_name(field: &Field<'_>) -> Result<String, Problem> {
             && word.chars().all(|c| c.is_alphanumeric() || c == '_')
     };
     if name.split('.').count() <= 2 && name.split('.').all(is_word) {
-        return Ok(name.to_lowercase());
+        return Ok(name.to_owned());
     }
     Err(Problem::new("not the name of a function").help("a name alone, without parentheses: \"similarity\""))
 }

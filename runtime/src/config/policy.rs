@@ -151,7 +151,7 @@ pub(super) fn limits(reader: &mut Reader<'_>) -> Limits {
         sql_bytes: reader.get("sql_bytes", 16 * MIB, |f| f.size(1024..=GIB)),
         sql_rows_affected: reader.get("sql_rows_affected", 100_000, |f| f.integer(0..=u64::MAX)),
         // Reading a statement takes time and stack: what is long is data, and data belongs into parameters.
-        sql_text: reader.get("sql_text", 64 * KIB, |f| f.size(1..=MIB)),
+        sql_text: reader.get("sql_text", 64 * KIB, |f| f.size(1..=64 * KIB)),
         sql_time,
         sql_lock_time: reader.get("sql_lock_time", (2 * SECOND).min(sql_time), |f| f.duration(MILLISECOND..=HOUR)),
         sql_statements: reader.get("sql_statements", 1000, |f| f.integer(0..=u64::from(u32::MAX))),

@@ -290,9 +290,21 @@ async fn a_queue_that_confirms_nothing_holds_up_no_other() {
         );
         assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
         assert_eq!(publisher.publish(&[to_queue(&good, "5")]).await, [Published::Confirmed]);
+        // So large that what follows is not sent together with it.
+        let large = "x".repeat(3 << 20);
+        let window =
+            [to_queue(&stuck, large.clone()), to_queue(&good, "6"), to_queue(&stuck, "7"), to_queue(&good, "8")];
+        let answers = publisher.publish(&window).await;
+        assert!(
+            matches!(
+                &answers[..],
+                [Published::Unknown(_), Published::Confirmed, Published::Unknown(_), Published::Confirmed]
+            ),
+            "{round}: {answers:?}"
+        );
     }
     signal("resume").await;
-    assert_eq!(publisher.publish(&[to_queue(&stuck, "6")]).await, [Published::Confirmed]);
+    assert_eq!(publisher.publish(&[to_queue(&stuck, "9")]).await, [Published::Confirmed]);
     assert_eq!(wire.connections(), before + 1, "one connection published all of it");
     broker.close().await;
 }

@@ -33,9 +33,12 @@ use crate::sabotage::{self, Step};
 /// Messages published before the first answer is awaited.
 const GROUP_MESSAGES: usize = 1000;
 
-/// A group that gets no further answer for this long (at most twice as long) is answered for as far as it goes. A queue that confirms nothing (a quorum
-/// queue without its majority) must not hold up what goes elsewhere.
+/// A group that gets no further answer for this long (at most twice as long) is answered for as far as it goes. A queue
+/// that confirms nothing (a quorum queue without its majority) must not hold up what goes elsewhere.
 const STALL: Duration = Duration::from_secs(3);
+
+/// Groups of one window that may stall, before the rest of it is given up.
+const MAX_STALLS: usize = 2;
 
 /// How long a blocked connection may come back before the window is given up.
 const BLOCK_PATIENCE: Duration = Duration::from_secs(1);
@@ -99,7 +102,9 @@ impl Publisher for AmqpPublisher {
                 Err(reason) => answers[index] = Some(Published::Refused(reason)),
             }
         }
-        Sending { publishing: &self.0, answers: &mut answers, refused: HashMap::new() }.send_all(wires).await;
+        Sending { publishing: &self.0, answers: &mut answers, refused: HashMap::new(), stuck: HashMap::new() }
+            .send_all(wires)
+            .await;
         let unanswered = || Published::Unknown("it was not published".to_owned());
         answers.into_iter().map(|answer| answer.unwrap_or_else(unanswered)).collect()
     }
@@ -140,6 +145,8 @@ struct Sending<'a> {
     answers: &'a mut [Option<Published>],
     /// Exchanges that the broker refused, and how.
     refused: HashMap<ShortString, String>,
+    /// Exchanges and routing keys for which no answer came, and why none is waited for.
+    stuck: HashMap<(ShortString, ShortString), String>,
 }
 
 impl Sending<'_> {
@@ -154,8 +161,9 @@ impl Sending<'_> {
         let group_bytes = frame_max.saturating_mul(16);
         let mut groups = split(wires, group_bytes);
         groups.reverse();
+        let mut stalls = 0;
         while let Some(group) = groups.pop() {
-            let group = self.without_refused(group);
+            let group = self.without_answered(group);
             if group.is_empty() {
                 continue;
             }
@@ -176,6 +184,13 @@ impl Sending<'_> {
                     }
                     groups.extend(again.into_iter().rev());
                 }
+                Some(failure) if sent.stalled && stalls + 1 < MAX_STALLS => {
+                    stalls += 1;
+                    self.give_up(&unanswered, failure.words());
+                    let reason = failure.words().to_owned();
+                    let stuck = unanswered.into_iter().map(|wire| ((wire.exchange, wire.routing_key), reason.clone()));
+                    self.stuck.extend(stuck);
+                }
                 Some(failure) => {
                     self.give_up(&unanswered, failure.words());
                     groups.iter().for_each(|group| self.give_up(group, failure.words()));
@@ -185,13 +200,19 @@ impl Sending<'_> {
         }
     }
 
-    /// Answers for exchanges that the broker has refused already, without asking it again.
-    fn without_refused(&mut self, group: Vec<Wire>) -> Vec<Wire> {
-        let (refused, rest): (Vec<_>, Vec<_>) =
-            group.into_iter().partition(|wire| self.refused.contains_key(&wire.exchange));
-        for wire in refused {
-            let reason = self.refused.get(&wire.exchange).cloned().unwrap_or_default();
-            self.refuse(&wire, &reason);
+    /// Answers for exchanges that the broker has refused already, and for queues that have not answered, without asking
+    /// it again. Returns the rest.
+    fn without_answered(&mut self, group: Vec<Wire>) -> Vec<Wire> {
+        let mut rest = Vec::with_capacity(group.len());
+        for wire in group {
+            let target = (wire.exchange.clone(), wire.routing_key.clone());
+            if let Some(reason) = self.refused.get(&wire.exchange).cloned() {
+                self.refuse(&wire, &reason);
+            } else if let Some(reason) = self.stuck.get(&target).cloned() {
+                self.give_up(&[wire], &reason);
+            } else {
+                rest.push(wire);
+            }
         }
         rest
     }
@@ -220,7 +241,7 @@ impl Sending<'_> {
     async fn send(&self, group: Vec<Wire>) -> Sent {
         match self.open().await {
             Ok((live, channel)) => publish_group(self.publishing, live, channel, group).await,
-            Err(reason) => Sent { answers: vec![None; group.len()], failure: Some(Failure::Lost(reason)) },
+            Err(reason) => Sent::lost(group.len(), reason),
         }
     }
 
@@ -308,6 +329,14 @@ struct Sent {
     answers: Vec<Option<Published>>,
     /// Why some are missing.
     failure: Option<Failure>,
+    /// They just did not come; others may.
+    stalled: bool,
+}
+
+impl Sent {
+    fn lost(count: usize, reason: String) -> Self {
+        Self { answers: vec![None; count], failure: Some(Failure::Lost(reason)), stalled: false }
+    }
 }
 
 /// Publishes a group from a task of its own, so that a caller who goes away does not leave half of it behind.
@@ -315,8 +344,7 @@ async fn publish_group(publishing: &Arc<Publishing>, live: Arc<Live>, channel: C
     let count = group.len();
     let (report, sent) = oneshot::channel();
     tokio::spawn(drive(publishing.clone(), live, channel, group, report));
-    let gone = |_| Sent { answers: vec![None; count], failure: Some(Failure::Lost("publishing was ended".into())) };
-    sent.await.unwrap_or_else(gone)
+    sent.await.unwrap_or_else(|_| Sent::lost(count, "publishing was ended".into()))
 }
 
 /// What became of a message, once it is known.
@@ -342,15 +370,18 @@ async fn drive(
     }
     sabotage::at(Step::Published);
     let started = Instant::now();
-    let gave_up = tokio::select! {
-        failure = await_answers(&mut confirming, &mut results, publishing.timeout.min(STALL)) => failure,
+    let (gave_up, stalled) = tokio::select! {
+        stall = await_answers(&mut confirming, &mut results, publishing.timeout.min(STALL)) => {
+            let stalled = stall.is_some();
+            (stall, stalled)
+        }
         failure = lose_patience(&live) => {
             look(&mut confirming, &mut results);
-            Some(failure)
+            (Some(failure), false)
         }
     };
     let unfinished: Vec<bool> = results.iter().map(Option::is_none).collect();
-    let sent = conclude(&group, results, gave_up);
+    let sent = Sent { stalled, ..conclude(&group, results, gave_up) };
     let clean = sent.failure.is_none() && !unfinished.contains(&true);
     let _ = report.send(sent);
     let rest = confirming.iter_mut().zip(unfinished).filter(|(_, unfinished)| *unfinished);
@@ -415,11 +446,18 @@ async fn await_all(confirming: &mut [Confirming<'_>], results: &mut [Answer]) {
     }
 }
 
-/// Takes every answer that is there. A return may sit in one that nobody has waited for yet.
+/// Takes every answer that is there. A return may sit in one that nobody has waited for yet, or that came while others
+/// were looked at.
 fn look(confirming: &mut [Confirming<'_>], results: &mut [Answer]) {
-    for (future, result) in confirming.iter_mut().zip(results) {
-        if result.is_none() {
-            *result = future.as_mut().now_or_never();
+    loop {
+        let before = results.iter().flatten().count();
+        for (future, result) in confirming.iter_mut().zip(results.iter_mut()) {
+            if result.is_none() {
+                *result = future.as_mut().now_or_never();
+            }
+        }
+        if results.iter().flatten().count() == before {
+            return;
         }
     }
 }
@@ -471,7 +509,7 @@ fn conclude(group: &[Wire], results: Vec<Answer>, gave_up: Option<Failure>) -> S
     if answers.iter().all(Option::is_some) {
         failure = None;
     }
-    Sent { answers, failure }
+    Sent { answers, failure, stalled: false }
 }
 
 fn settle_returns(group: &[Wire], returns: &[BasicReturnMessage], answers: &mut [Option<Published>]) {

@@ -94,6 +94,7 @@ hapax_inbox = [\"delete\"]
 \"Shop.HAPAX_outbox\" = [\"select\"]
 \"*\" = [\"select\"]
 \"a.b.c\" = [\"select\"]
+'\"Stock\"' = [\"select\"]
 stock = []");
     other_grants_are_checked: consumer("
 [consumers.orders.grants]

@@ -215,7 +215,7 @@ impl Pen<'_> {
 
     fn cast(&mut self, kind: &CastKind, expr: &Expr, data_type: &DataType) -> Step {
         let text = types::text(self.grants, data_type)?;
-        if matches!(data_type, DataType::Custom(..)) {
+        if types::is_custom(data_type) {
             self.kind = Kind::Write;
         }
         match kind {

@@ -407,12 +407,8 @@ impl<'a> Lexer<'a> {
         let from = self.at;
         let digits = self.take_while(|c| c.is_ascii_digit());
         if digits == "0" && self.peek().is_some_and(|c| c.eq_ignore_ascii_case(&'x')) {
-            if self.dialect != Dialect::MySql {
-                return Err(self.invalid("0x… is not supported here: write the number in decimal, or a blob as X'…'"));
-            }
-            self.bump();
-            let digits = self.take_while(|c| c.is_ascii_alphanumeric()).to_owned();
-            return self.hex(digits);
+            // On MariaDB it is a number or a blob by what is around it, and X'…' always a blob.
+            return Err(self.invalid("0x… is not supported here: write the number in decimal, or a blob as X'…'"));
         }
         if self.peek() == Some('.') {
             self.bump();

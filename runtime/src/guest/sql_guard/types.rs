@@ -29,6 +29,15 @@ const POSTGRES_OTHERS: &[&str] = &[
     "timetz",
 ];
 
+/// True if casting to it may call a function of somebody's own.
+pub(super) fn is_custom(data_type: &T) -> bool {
+    match data_type {
+        T::Custom(..) => true,
+        T::Array(ArrayElemTypeDef::SquareBracket(element, _)) => is_custom(element),
+        _ => false,
+    }
+}
+
 /// How `data_type` is written; an error if it is not one for guests.
 pub(super) fn text(grants: &Grants, data_type: &T) -> Result<String, GuardError> {
     let own = match grants.dialect {

@@ -33,7 +33,7 @@ pub(crate) trait Fault: Copy {
 }
 
 /// All faults, shuffled: every kind comes up, in an order that the seed makes, before one comes up again. One of each
-/// telling kind comes before all others, so that short runs prove something too.
+/// telling kind comes before all others, so that short runs prove something too; two, where an invariant is broken.
 pub(crate) struct Deck<F> {
     random: StdRng,
     setting: Setting,
@@ -48,11 +48,15 @@ impl<F: Fault> Deck<F> {
     pub(crate) fn new(random: StdRng, setting: Setting, only: &str, is_broken: bool) -> Self {
         let mut deck = Self { random, setting, only: only.to_owned(), is_broken, cards: Vec::new() };
         deck.shuffle();
-        let mut seen = BTreeSet::new();
-        let (telling, rest): (Vec<F>, Vec<F>) =
-            deck.cards.iter().copied().partition(|fault| fault.is_telling() && seen.insert(fault.kind()));
         // They are taken from the end.
-        deck.cards = [rest, telling].concat();
+        let mut rest = std::mem::take(&mut deck.cards);
+        let mut first = Vec::new();
+        for _ in 0..1 + u8::from(is_broken) {
+            let mut seen = BTreeSet::new();
+            let telling = rest.extract_if(.., |fault| fault.is_telling() && seen.insert(fault.kind()));
+            first.splice(0..0, telling.collect::<Vec<_>>());
+        }
+        deck.cards = [rest, first].concat();
         deck
     }
 
@@ -397,6 +401,15 @@ mod tests {
         assert!(first.iter().all(Fault::is_telling), "{first:?}");
         assert_eq!(first.iter().map(Fault::kind).collect::<BTreeSet<_>>().len(), 8);
         assert!(!rest.iter().all(Fault::is_telling), "{rest:?}");
+    }
+
+    #[test]
+    fn where_an_invariant_is_broken_telling_faults_come_twice() {
+        let mut deck = Deck::<ServerFault>::new(StdRng::seed_from_u64(3), SETTING, "", true);
+        let drawn: Vec<String> =
+            (0..14).filter_map(|_| deck.draw(Duration::ZERO)).map(|(fault, _)| fault.kind()).collect();
+        let cuts = drawn.iter().filter(|kind| *kind == "network to the database cut before COMMIT arrives").count();
+        assert_eq!(cuts, 2, "{drawn:?}");
     }
 
     #[test]

@@ -107,7 +107,7 @@ SELECT qty>-1, qty<-1, qty=-1, qty>=-1, qty*-1 FROM stock
 
 [mysql]
 SELECT `qty`, `s`.`name` FROM `stock` `s`
-SELECT "text", 'it''s', 'a\'b', "a\"b", 0xff, X'ff', b'01'
+SELECT "text", 'it''s', 'a\'b', "a\"b", X'ff', b'01'
 INSERT IGNORE INTO stock (id) VALUES (?)
 INSERT INTO stock SET id = ?, qty = DEFAULT
 INSERT INTO stock (id, qty) VALUES (?, ?) ON DUPLICATE KEY UPDATE qty = qty + VALUES(qty)
