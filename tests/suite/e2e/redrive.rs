@@ -330,7 +330,11 @@ mod scenarios {
         world.quiet().await?;
         assert_eq!(world.dead("no-id").await?, 1, "SQL had it already");
         assert_eq!(world.number("SELECT COUNT(*) FROM hapax_parked").await?, 1);
-        assert_eq!(world.vhost().queue(DEAD_QUEUE).await?.messages, 0, "and there is no further copy of it");
+        // The same copy may have been published twice, where its confirmation was late; but not one of anything else.
+        for again in world.vhost().take(DEAD_QUEUE, 10).await? {
+            assert_eq!(text(&again, "x-hapax-dead-id"), text(&copy, "x-hapax-dead-id"));
+            assert_eq!(text(&again, "x-hapax-generation"), "0");
+        }
         Ok(())
     }
 

@@ -26,8 +26,9 @@ use hosts::HostsArm;
 use modules::Modules;
 use servers::ServersArm;
 
-/// How long a host may take until it consumes, on a slow machine and whatever happens to it.
-pub(crate) const START_LIMIT: Duration = Duration::from_secs(60);
+/// How long a host may take until it consumes, on a slow machine and whatever happens to it: its broker may have been
+/// killed twice, and take half a minute each time to come back.
+pub(crate) const START_LIMIT: Duration = Duration::from_secs(180);
 
 /// Nothing is done to anybody for so long: RabbitMQ 3.10, killed within a second of the declaration of a quorum queue,
 /// never found a leader for it again.
