@@ -179,7 +179,7 @@ impl Lane {
     fn receive(&mut self, member: Member) {
         if self.common.keeps_order()
             && let Origin::Delivery { link, .. } = &member.origin
-            && !Weak::ptr_eq(&self.subscription, &Arc::downgrade(link))
+            && self.subscription.as_ptr() != Arc::as_ptr(link)
         {
             self.subscription = Arc::downgrade(link);
             // Another host may have had the queue until now, and have parked what came before this.

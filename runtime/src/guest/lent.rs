@@ -12,7 +12,7 @@ use tokio::sync::{Mutex, MutexGuard};
 
 use super::ahead::{Line, Refuted};
 use super::patience::within;
-use super::sql_guard::Checked;
+use super::sql_guard::{Checked, Kind};
 use crate::ledger::database::{Connection, DbError, DbErrorKind, Statement};
 use crate::ledger::together::times;
 use crate::ledger::value::{Executed, Param, ResultSet, RowLimits};
@@ -181,13 +181,21 @@ impl Session<'_> {
     /// Runs a query for at most `limit`.
     pub(crate) async fn query(
         &mut self,
-        sql: &str,
+        checked: &Checked,
         params: &[Param],
         rows: RowLimits,
         limit: Duration,
     ) -> Result<ResultSet, DbError> {
-        let Line { connection, .. } = self.line.as_mut().ok_or_else(gone)?;
-        self.lent.timed(sql, connection.query(sql, params, rows), limit).await
+        let Line { connection, ahead } = self.line.as_mut().ok_or_else(gone)?;
+        if checked.kind == Kind::Write {
+            ahead.arrived();
+        }
+        let result = self.lent.timed(&checked.sql, connection.query(&checked.sql, params, rows), limit).await;
+        if result.is_err() {
+            // One that only reads leaves nothing behind, unless it fails: the transaction has to go back then.
+            ahead.arrived();
+        }
+        result
     }
 
     /// The answer that need not be waited for, if there is one.
@@ -210,13 +218,6 @@ impl Session<'_> {
             line.ahead.put_off(checked, params, expected);
         }
         Ok(())
-    }
-
-    /// Notes that a query that may change something is about to be sent.
-    pub(crate) fn arrived(&mut self) {
-        if let Some(line) = self.line.as_mut() {
-            line.ahead.arrived();
-        }
     }
 
     /// Sends the statements that handlers have run ahead of, each for at most `limit`.

@@ -21,6 +21,7 @@ mod declare;
 mod errors;
 #[cfg(test)]
 mod fuzz;
+mod group;
 mod link;
 mod prefetch;
 mod publish;

@@ -256,16 +256,8 @@ impl SqlHost {
         let limits = RowLimits { rows: self.consumer.limits.sql_rows, bytes: self.consumer.limits.sql_bytes };
         let mut session = self.lent.session().await;
         session.catch_up(self.patience).await?;
-        if checked.kind == Kind::Write {
-            session.arrived();
-        }
-        let result = session.query(&checked.sql, &params, limits, self.patience).await;
-        if result.is_err() {
-            // One that only reads leaves nothing behind, unless it fails: the transaction has to go back then.
-            session.arrived();
-        }
+        let result = session.query(&checked, &params, limits, self.patience).await?;
         drop(session);
-        let result = result?;
         if checked.kind == Kind::Write {
             self.count(result.rows.len() as u64)?;
         }
