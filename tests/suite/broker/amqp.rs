@@ -277,9 +277,8 @@ async fn a_queue_that_confirms_nothing_holds_up_no_other() {
     signal("suspend").await;
     let before = wire.connections();
     let publisher = broker.publisher();
-    for round in 0..2 {
-        let started = Instant::now();
-        let window = [to_queue(&stuck, "1"), to_queue(&good, "2"), to_queue(&stuck, "3"), to_queue(&good, "4")];
+    let every_other_one_goes = async |round: usize, first: String| {
+        let window = [to_queue(&stuck, first), to_queue(&good, "2"), to_queue(&stuck, "3"), to_queue(&good, "4")];
         let answers = publisher.publish(&window).await;
         assert!(
             matches!(
@@ -288,23 +287,17 @@ async fn a_queue_that_confirms_nothing_holds_up_no_other() {
             ),
             "{round}: {answers:?}"
         );
+    };
+    for round in 0..2 {
+        let started = Instant::now();
+        every_other_one_goes(round, "1".to_owned()).await;
         assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
         assert_eq!(publisher.publish(&[to_queue(&good, "5")]).await, [Published::Confirmed]);
         // So large that what follows is not sent together with it.
-        let large = "x".repeat(3 << 20);
-        let window =
-            [to_queue(&stuck, large.clone()), to_queue(&good, "6"), to_queue(&stuck, "7"), to_queue(&good, "8")];
-        let answers = publisher.publish(&window).await;
-        assert!(
-            matches!(
-                &answers[..],
-                [Published::Unknown(_), Published::Confirmed, Published::Unknown(_), Published::Confirmed]
-            ),
-            "{round}: {answers:?}"
-        );
+        every_other_one_goes(round, "x".repeat(3 << 20)).await;
     }
     signal("resume").await;
-    assert_eq!(publisher.publish(&[to_queue(&stuck, "9")]).await, [Published::Confirmed]);
+    assert_eq!(publisher.publish(&[to_queue(&stuck, "6")]).await, [Published::Confirmed]);
     assert_eq!(wire.connections(), before + 1, "one connection published all of it");
     broker.close().await;
 }

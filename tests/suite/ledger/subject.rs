@@ -62,7 +62,8 @@ impl Subject {
 
     pub(crate) async fn mysql_8() -> Result<Self> {
         let database = shared().mariadb().await?.fresh_database("ledger").await?;
-        let denying = Arc::new(WithoutReturning(open(database.url(), settings())?));
+        let denying =
+            Arc::new(Disguised { database: open(database.url(), settings())?, as_what: Disguise::WithoutReturning });
         Self::ready("mysql_8", denying, Kept::Database(database)).await
     }
 
@@ -367,68 +368,57 @@ pub(crate) fn standing(row: &ParkedRow) -> (State, bool, u32) {
     (row.state, row.due_at.is_some(), row.attempts)
 }
 
-/// Allows handlers next to no time.
-pub(crate) struct Hasty(pub(crate) Arc<dyn Database>);
-
-impl Hasty {
-    pub(crate) const LIMIT: Duration = Duration::from_millis(50);
+/// A database that is not quite what it is.
+pub(crate) struct Disguised {
+    pub(crate) database: Arc<dyn Database>,
+    pub(crate) as_what: Disguise,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Disguise {
+    /// MariaDB looks like MySQL 8, which cannot return what it inserts.
+    WithoutReturning,
+    /// Handlers are allowed next to no time.
+    Hasty,
+}
+
+/// What handlers are allowed by a database in haste.
+pub(crate) const HASTE: Duration = Duration::from_millis(50);
+
 #[async_trait]
-impl Database for Hasty {
+impl Database for Disguised {
     fn dialect(&self) -> Dialect {
-        self.0.dialect()
+        self.database.dialect()
     }
 
     async fn features(&self) -> Result<Features, DbError> {
-        self.0.features().await
+        let features = self.database.features().await?;
+        let insert_returning = features.insert_returning && self.as_what != Disguise::WithoutReturning;
+        Ok(Features { insert_returning, ..features })
     }
 
     async fn describe(&self) -> Result<String, DbError> {
-        self.0.describe().await
+        self.database.describe().await
     }
 
     fn settings(&self) -> SessionSettings {
-        SessionSettings { lock_timeout: Self::LIMIT, statement_timeout: Self::LIMIT, ..self.0.settings() }
+        match self.as_what {
+            Disguise::WithoutReturning => self.database.settings(),
+            Disguise::Hasty => {
+                SessionSettings { lock_timeout: HASTE, statement_timeout: HASTE, ..self.database.settings() }
+            }
+        }
     }
 
     async fn connect(&self) -> Result<Box<dyn Connection>, DbError> {
-        let mut connection = self.0.connect().await?;
-        connection.set_timeouts(Self::LIMIT, Self::LIMIT).await?;
+        let mut connection = self.database.connect().await?;
+        if self.as_what == Disguise::Hasty {
+            connection.set_timeouts(HASTE, HASTE).await?;
+        }
         Ok(connection)
     }
 
     async fn migrate(&self, dry_run: bool) -> Result<Vec<Migration>, DbError> {
-        self.0.migrate(dry_run).await
-    }
-}
-
-/// Makes MariaDB look like MySQL 8, which cannot return what it inserts.
-struct WithoutReturning(Arc<dyn Database>);
-
-#[async_trait]
-impl Database for WithoutReturning {
-    fn dialect(&self) -> Dialect {
-        self.0.dialect()
-    }
-
-    async fn features(&self) -> Result<Features, DbError> {
-        Ok(Features { insert_returning: false, ..self.0.features().await? })
-    }
-
-    async fn describe(&self) -> Result<String, DbError> {
-        self.0.describe().await
-    }
-
-    fn settings(&self) -> SessionSettings {
-        self.0.settings()
-    }
-
-    async fn connect(&self) -> Result<Box<dyn Connection>, DbError> {
-        self.0.connect().await
-    }
-
-    async fn migrate(&self, dry_run: bool) -> Result<Vec<Migration>, DbError> {
-        self.0.migrate(dry_run).await
+        self.database.migrate(dry_run).await
     }
 }

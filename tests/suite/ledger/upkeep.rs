@@ -33,13 +33,14 @@ pub(crate) async fn migrating_twice_changes_nothing(subject: Subject) -> TestRes
 }
 
 pub(crate) async fn what_limits_handlers_does_not_limit_the_ledgers_own_work(subject: Subject) -> TestResult {
-    let hasty = Ledger::open(Arc::new(Hasty(Arc::clone(subject.ledger.database())))).await?;
+    let database = Arc::clone(subject.ledger.database());
+    let hasty = Ledger::open(Arc::new(Disguised { database, as_what: Disguise::Hasty })).await?;
     assert!(hasty.lease("a lease", HOST, LONG).await?);
     let mut other = subject.lane().await?;
     other.begin().await?;
     other.execute("UPDATE hapax_leases SET name = name", &[]).await?;
     let (renewed, let_go) = tokio::join!(hasty.lease("a lease", HOST, LONG), async {
-        tokio::time::sleep(Hasty::LIMIT * 10).await;
+        tokio::time::sleep(HASTE * 10).await;
         other.rollback().await
     });
     let_go?;

@@ -210,6 +210,10 @@ async fn settle(nemesis: &mut Nemesis, sent: &Sent, limits: Limits) -> Result<()
         if said.elapsed() >= SAY {
             said = Instant::now();
             tracing::info!("{now}");
+            if let Some(vhost) = &nemesis.stage.vhost {
+                // If these are fewer than the queues say, the broker waits for somebody who is gone.
+                tracing::info!("in the hands of channels: {:?}", vhost.unacknowledged_of_channels().await);
+            }
         }
         if now != before {
             (before, changed) = (now, Instant::now());
@@ -232,11 +236,6 @@ async fn progress(nemesis: &Nemesis, sent: &Sent) -> Result<(bool, String)> {
         let state = nemesis.stage.queue(queue).await?;
         done &= state.messages == 0;
         said.push(format!("{queue}: {} ready, {} unacknowledged", state.ready, state.unacknowledged));
-    }
-    if let Some(vhost) = &nemesis.stage.vhost {
-        // Less than the queues say: the broker waits for somebody who is gone.
-        let in_hand: u64 = vhost.unacknowledged_of_channels().await?.into_iter().sum();
-        said.push(format!("{in_hand} in the hands of channels"));
     }
     let mut ask = async |what: &str, expression: &str, rest: &str, wanted: i64| {
         let found = reader.number(expression, rest).await?;
