@@ -49,6 +49,8 @@ pub struct Settings {
     /// How long the broker may take to confirm messages, before the channel that they went through is closed. Whoever
     /// publishes is told earlier what is known.
     pub publish_timeout: Duration,
+    /// How long nothing may come to a subscription that has nothing in hand, until it ends with [`BrokerError::Quiet`].
+    pub quiet: Duration,
 }
 
 impl Default for Settings {
@@ -58,6 +60,7 @@ impl Default for Settings {
             heartbeat: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(10),
             publish_timeout: Duration::from_secs(30),
+            quiet: Duration::from_secs(60),
         }
     }
 }
@@ -300,6 +303,15 @@ pub enum BrokerError {
         /// What the server said.
         reason: String,
     },
+    /// Nothing has come, and nothing is in hand: most likely there is nothing, but a broker may also count deliveries
+    /// as ours that never arrived, and then sends no more. Close the subscription and subscribe anew.
+    #[error("nothing has come from {queue:?} for {lasting:?}")]
+    Quiet {
+        /// The queue.
+        queue: String,
+        /// For how long.
+        lasting: Duration,
+    },
 }
 
 impl BrokerError {
@@ -307,7 +319,7 @@ impl BrokerError {
     pub fn hint(&self) -> Option<&str> {
         match self {
             Self::Queue { hint, .. } => Some(hint),
-            Self::Unavailable { .. } | Self::Login { .. } | Self::Ended { .. } => None,
+            Self::Unavailable { .. } | Self::Login { .. } | Self::Ended { .. } | Self::Quiet { .. } => None,
         }
     }
 

@@ -69,6 +69,11 @@ impl Window {
         }
     }
 
+    /// True if the broker was told of everything that it delivered.
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     /// How many deliveries the host has not settled.
     pub(super) fn open(&self) -> usize {
         self.open

@@ -18,7 +18,7 @@ use tokio::sync::{RwLock, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::{Broker, BrokerError, Delivery, QueueSpec, Subscription};
+use crate::broker::{Broker, BrokerError, Declare, Delivery, QueueSpec, Subscription};
 use crate::identity::{lane_of, slots_of};
 use crate::ledger::database::DbErrorKind;
 use crate::lock;
@@ -105,6 +105,8 @@ enum Stop {
     Shutdown,
     /// The subscription ended by itself.
     Ended(BrokerError),
+    /// Nothing came for a while, and nothing is in hand.
+    Quiet,
     /// Infrastructure has been away for longer than [`HOLD`].
     Paused,
     /// Too much is parked or unpublished.
@@ -190,21 +192,16 @@ impl Consumer {
 
     /// Subscribes, dispatches, and subscribes anew, until the host stops.
     async fn supervise(&mut self, stop: &CancellationToken) {
+        let mut quiet = false;
         loop {
             if self.wait_until_able(stop).await.is_none() {
                 return;
             }
-            let what = format!("queue {:?}", self.spec.queue);
-            let (broker, spec) = (self.broker.clone(), self.spec.clone());
-            let subscribe = move || {
-                let (broker, spec) = (broker.clone(), spec.clone());
-                async move { broker.subscribe(&spec).await.map_err(|error| error.advised()) }
-            };
-            let subscribed = retry_forever(&what, &self.readiness, stop, subscribe).boxed();
-            let Some(subscription) = subscribed.await else { return };
-            tracing::info!(consumer = self.name(), queue = %self.spec.queue, "consuming");
+            let Some(subscription) = self.subscribe(quiet, stop).await else { return };
             self.readiness.up();
-            match self.dispatch(subscription, stop).await {
+            let ended = self.dispatch(subscription, stop).await;
+            quiet = matches!(ended, Stop::Quiet);
+            match ended {
                 Stop::Shutdown => return,
                 Stop::Ended(error) => {
                     metrics::broker_failed();
@@ -213,6 +210,7 @@ impl Consumer {
                     // A broker that ends subscriptions at once must not be asked in a tight loop.
                     tokio::time::sleep(Duration::from_millis(200)).await;
                 }
+                Stop::Quiet => self.close_link().await,
                 Stop::Paused => {
                     self.readiness.waiting("paused while a server is away; its deliveries are back in the queue");
                     self.close_link().await;
@@ -223,6 +221,26 @@ impl Consumer {
                 }
             }
         }
+    }
+
+    /// Subscribes; tries until it works. `quiet`: anew, and nobody needs to hear of it.
+    async fn subscribe(&self, quiet: bool, stop: &CancellationToken) -> Option<Subscription> {
+        let what = format!("queue {:?}", self.spec.queue);
+        let (broker, spec) = (self.broker.clone(), self.spec.clone());
+        // A queue that was there until now is not declared anew, unless it turns out to be gone.
+        let mut instead = quiet.then_some(Declare::None);
+        let subscribe = move || {
+            let declare = instead.take().unwrap_or(spec.declare);
+            let (broker, spec) = (broker.clone(), QueueSpec { declare, ..spec.clone() });
+            async move { broker.subscribe(&spec).await.map_err(|error| error.advised()) }
+        };
+        let subscription = retry_forever(&what, &self.readiness, stop, subscribe).boxed().await?;
+        if quiet {
+            tracing::debug!(consumer = self.name(), queue = %self.spec.queue, "nothing came for a while: subscribed anew");
+        } else {
+            tracing::info!(consumer = self.name(), queue = %self.spec.queue, "consuming");
+        }
+        Some(subscription)
     }
 
     /// Waits while infrastructure is away or too much is parked.
@@ -265,6 +283,7 @@ impl Consumer {
                 () = stop.cancelled() => return Stop::Shutdown,
                 received = deliveries.recv() => match received {
                     Some(Ok(delivery)) => self.hand_over(delivery, &link),
+                    Some(Err(BrokerError::Quiet { .. })) => return Stop::Quiet,
                     Some(Err(error)) => {
                         link.ended();
                         return Stop::Ended(error);

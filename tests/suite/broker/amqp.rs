@@ -151,6 +151,29 @@ async fn a_lost_connection_ends_subscriptions_and_is_built_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subscription_ends_when_nothing_comes_and_nothing_is_in_hand() {
+    let quiet = Duration::from_millis(500);
+    let (broker, queue) = (broker_at(amqp_address(), Settings { quiet, ..Settings::default() }), name("quiet"));
+    let mut subscription = broker.subscribe(&spec(&queue)).await.unwrap();
+    publish_numbers(&broker, &queue, 0..2).await;
+    take(&mut subscription, 2).await;
+    subscription.settler.acknowledge(vec![2]);
+    let ended = tokio::time::timeout(4 * quiet, subscription.deliveries.recv()).await;
+    assert!(ended.is_err(), "one delivery is in hand: {ended:?}");
+    subscription.settler.acknowledge(vec![1]);
+    let error = end(&mut subscription).await;
+    assert!(matches!(&error, Some(BrokerError::Quiet { queue: named, .. }) if *named == queue), "{error:?}");
+    // What comes until it is closed is given back, in order.
+    publish_numbers(&broker, &queue, 2..5).await;
+    subscription.settler.close().await;
+    let mut again = broker.subscribe(&spec(&queue)).await.unwrap();
+    assert_eq!(numbers(&take(&mut again, 3).await), [2, 3, 4]);
+    again.settler.close().await;
+    Server.delete_queue(&queue).await;
+    broker.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn refusals_cost_a_channel_and_never_the_connection() {
     let (wire, queue, missing) = (Wire::to(amqp_address()), name("refusals"), name("missing"));
     let broker = broker_at(wire.address, impatient());

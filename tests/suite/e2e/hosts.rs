@@ -9,6 +9,7 @@ on_stages! {
     a_module_swapped_under_load_fails_and_loses_no_message: [MariaDb, Postgres, Embedded];
     a_module_that_does_not_load_never_replaces_one_that_works: [MariaDb, Postgres, Embedded];
     a_stopped_host_finishes_what_it_has_begun: [MariaDb, Postgres, Embedded];
+    an_idle_host_subscribes_anew_and_nobody_notices: [Postgres];
     what_outlasts_the_drain_is_given_back_uncounted: [MariaDb, Postgres, Embedded];
     a_host_started_before_its_queue_says_so_and_waits: [MariaDb, Postgres];
     a_host_started_before_its_module_says_so_and_waits: [MariaDb, Postgres, Embedded];
@@ -28,6 +29,9 @@ mod scenarios {
 
     /// Long enough for a drain of 5 s on a slow machine.
     const STOP: Duration = Duration::from_secs(20);
+
+    /// After how long an idle consumer subscribes anew.
+    const QUIET: Duration = Duration::from_secs(60);
 
     async fn at_least(world: &World, effects: i64) -> anyhow::Result<()> {
         world.wait_number(&format!("SELECT CASE WHEN COUNT(*) >= {effects} THEN 1 ELSE 0 END FROM effects"), 1).await
@@ -156,6 +160,28 @@ mod scenarios {
         world.wait_number("SELECT COUNT(*) FROM effects WHERE name = 'mended'", 1).await?;
         assert_eq!(world.number("SELECT COUNT(*) FROM effects WHERE value = '1'").await?, 7);
         assert_eq!(world.number("SELECT COUNT(DISTINCT module) FROM hapax_inbox").await?, 2);
+        Ok(())
+    }
+
+    pub(super) async fn an_idle_host_subscribes_anew_and_nobody_notices(world: World) -> TestResult {
+        let mut host = world.host(Consumer::default()).await?;
+        world.publish([effect("before", &[])]).await?;
+        world.wait_number("SELECT COUNT(*) FROM effects", 1).await?;
+        let tags = async || -> anyhow::Result<Vec<String>> {
+            let consumers = world.vhost().admin().get(&["consumers", world.vhost().name()]).await?;
+            let consumers = consumers.as_array().context("a list")?.iter();
+            Ok(consumers.filter_map(|consumer| Some(consumer.get("consumer_tag")?.as_str()?.to_owned())).collect())
+        };
+        let at_first = tags().await?;
+        wait_until(3 * QUIET, "another consumer instead", async || {
+            tags().await.is_ok_and(|tags| tags.len() == 1 && tags != at_first)
+        })
+        .await?;
+        world.publish([effect("after", &[])]).await?;
+        world.wait_number("SELECT COUNT(*) FROM effects WHERE name = 'after'", 1).await?;
+        assert_eq!(host.log().matches("consuming").count(), 1, "{}", host.log_tail());
+        assert!(!host.log().contains("WARN"), "{}", host.log_tail());
+        assert!(host.terminate(PATIENCE).await?.success());
         Ok(())
     }
 

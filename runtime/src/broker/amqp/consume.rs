@@ -51,6 +51,7 @@ pub(super) async fn subscribe(
     address: Arc<Address>,
     spec: &QueueSpec,
     comebacks: Arc<Comebacks>,
+    quiet: Duration,
 ) -> Result<Subscription, BrokerError> {
     let explain = |problem: Problem| problem.explain(&address, spec, Asked::Consumed);
     let queue = short("the queue's name", &spec.queue).map_err(|reason| explain(Problem::Unspeakable(reason)))?;
@@ -88,6 +89,7 @@ pub(super) async fn subscribe(
         out,
         stop: stop.clone(),
         void: void.clone(),
+        quiet,
         _ended: pump_ended.clone().drop_guard(),
     };
     tokio::spawn(pump.run());
@@ -161,6 +163,8 @@ struct Pump {
     stop: CancellationToken,
     /// To be cancelled when the tags are void.
     void: CancellationToken,
+    /// How long nothing must have come, with nothing in hand, until the subscriber is to subscribe anew.
+    quiet: Duration,
     _ended: DropGuard,
 }
 
@@ -168,6 +172,8 @@ struct Pump {
 enum End {
     /// The subscriber wants no more.
     Wanted,
+    /// Nothing comes.
+    Quiet,
     /// The broker or the connection ended it.
     Suffered(BrokerError),
 }
@@ -181,6 +187,11 @@ impl Pump {
                 let cancel = self.channel.basic_cancel(self.consumer.tag(), options);
                 let _ = timeout(CLOSE_TIMEOUT, cancel).await;
                 self.shared.nothing_is_replaced();
+            }
+            // The channel stays until the settler closes it, and gives back what comes after this.
+            End::Quiet => {
+                let quiet = BrokerError::Quiet { queue: self.queue.to_string(), lasting: self.quiet };
+                let _ = self.out.try_send(Err(quiet));
             }
             End::Suffered(error) => {
                 debug!(queue = %self.queue, %error, "subscription ended");
@@ -202,9 +213,16 @@ impl Pump {
             let next = match self.consumer.next().now_or_never() {
                 Some(next) => next,
                 None => tokio::select! {
+                    biased;
                     () = self.stop.cancelled() => return End::Wanted,
                     () = self.out.closed() => return End::Wanted,
                     next = self.consumer.next() => next,
+                    () = tokio::time::sleep(self.quiet) => {
+                        if self.shared.lock().window.is_empty() {
+                            return End::Quiet;
+                        }
+                        continue;
+                    }
                 },
             };
             let next = next.map(|next| next.map_err(|error| Failure::of(&error)));

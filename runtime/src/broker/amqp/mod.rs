@@ -108,7 +108,8 @@ impl Broker for Amqp {
     async fn subscribe(&self, spec: &QueueSpec) -> Result<Subscription, BrokerError> {
         self.declare(spec).await?;
         let live = self.consuming.get().await?;
-        consume::subscribe(live, self.address.clone(), spec, self.comebacks.clone()).await
+        let (address, comebacks) = (self.address.clone(), self.comebacks.clone());
+        consume::subscribe(live, address, spec, comebacks, self.settings.quiet).await
     }
 
     async fn lacks(&self, needs: &[Need]) -> Result<Vec<Lack>, BrokerError> {

@@ -43,7 +43,7 @@ fn remedy(error: &BrokerError) -> &str {
     match error {
         BrokerError::Login { .. } => "correct user and password under [broker], or create the user at the broker",
         BrokerError::Queue { hint, .. } => hint,
-        BrokerError::Unavailable { .. } | BrokerError::Ended { .. } => {
+        BrokerError::Unavailable { .. } | BrokerError::Ended { .. } | BrokerError::Quiet { .. } => {
             "start the broker, or correct `url` under [broker]"
         }
     }
