@@ -33,7 +33,7 @@ pub(crate) trait Fault: Copy {
 }
 
 /// All faults, shuffled: every kind comes up, in an order that the seed makes, before one comes up again. One of each
-/// telling kind comes before all others, so that short runs prove something too; two, where an invariant is broken.
+/// telling kind comes before all others, so that short runs prove something too; three, where an invariant is broken.
 pub(crate) struct Deck<F> {
     random: StdRng,
     setting: Setting,
@@ -51,7 +51,7 @@ impl<F: Fault> Deck<F> {
         // They are taken from the end.
         let mut rest = std::mem::take(&mut deck.cards);
         let mut first = Vec::new();
-        for _ in 0..1 + u8::from(is_broken) {
+        for _ in 0..if is_broken { 3 } else { 1 } {
             let mut seen = BTreeSet::new();
             let telling = rest.extract_if(.., |fault| fault.is_telling(is_broken) && seen.insert(fault.kind()));
             first.splice(0..0, telling.collect::<Vec<_>>());
@@ -309,8 +309,12 @@ impl Fault for ServerFault {
         all
     }
 
-    fn is_telling(&self, _is_broken: bool) -> bool {
+    fn is_telling(&self, is_broken: bool) -> bool {
         match self {
+            // Transactions run out of time, and give back what they have not come to.
+            Self::RowsLocked { .. } | Self::Network { target: Target::Database, weather: Weather::Slow(_), .. } => {
+                is_broken
+            }
             Self::BrokerKilled { twice: false }
             | Self::DatabaseKilled
             | Self::SessionsEnded

@@ -127,6 +127,7 @@ impl Nemesis {
             commands,
             seed: self.task.seed,
             progress: self.progress.clone(),
+            broker_killed: None,
         };
         let rest = if self.task.soak { SOAK_REST } else { REST };
         let (only, is_broken) = (&self.task.only, self.task.breach.is_some());
@@ -136,6 +137,9 @@ impl Nemesis {
             rage(&mut hosts, of_hosts, rest, until, &self.progress),
             rage(&mut servers, of_servers, rest, until, &self.progress),
         );
+        while servers.broker_killed.is_some() {
+            servers.see_to_leader().await?;
+        }
         self.tally.add(&one.0);
         self.tally.add(&other.0);
         match (one.1, other.1) {

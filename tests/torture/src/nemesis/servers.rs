@@ -42,6 +42,10 @@ const TAKEOVERS: u32 = 10;
 /// How long it is waited for somebody to be hit.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long after it was killed RabbitMQ is looked at, and how long it may take to answer.
+const SETTLED: Duration = Duration::from_secs(20);
+const ANSWER: Duration = Duration::from_secs(5);
+
 /// Deletes all locks, if there are any, and counts them.
 const FLUSH_LOCKS: &str = "local count = redis.call('DBSIZE') \
      if count > 0 then redis.call('FLUSHALL') end \
@@ -67,12 +71,17 @@ pub(super) struct ServersArm<'a> {
     /// What orders follow from.
     pub(super) seed: u64,
     pub(super) progress: Arc<Progress>,
+    /// When RabbitMQ was killed, until it was seen to have got over it.
+    pub(super) broker_killed: Option<Instant>,
 }
 
 impl Arm for ServersArm<'_> {
     type Fault = ServerFault;
 
     async fn strike(&mut self, fault: ServerFault) -> Result<Felt> {
+        if self.broker_killed.is_some_and(|killed| killed.elapsed() >= SETTLED) {
+            self.see_to_leader().await?;
+        }
         match fault {
             ServerFault::BrokerKilled { twice } => self.kill_broker(twice).await,
             ServerFault::LeaderKilled { time } => self.kill_leader(time).await,
@@ -119,7 +128,22 @@ impl ServersArm<'_> {
         if twice {
             rabbit.crash().await?;
         }
+        self.broker_killed = Some(Instant::now());
         Ok(Felt::Yes)
+    }
+
+    /// RabbitMQ 3.10, killed while it came back, now and then never finds a leader for its quorum queue again ("leader
+    /// not known"), and answers nobody who asks for it. Its operator would start it again.
+    pub(super) async fn see_to_leader(&mut self) -> Result<()> {
+        let Some(killed) = self.broker_killed.take() else { return Ok(()) };
+        tokio::time::sleep(SETTLED.saturating_sub(killed.elapsed())).await;
+        let vhost = self.vhost()?;
+        if wait_for(ANSWER, "the quorum queue to be counted", async || vhost.queue(ORDERED[1]).await).await.is_err() {
+            tracing::warn!("RabbitMQ has found no leader for {:?}: it is started again", ORDERED[1]);
+            self.rabbit()?.crash().await?;
+            self.broker_killed = Some(Instant::now());
+        }
+        Ok(())
     }
 
     /// Kills the node that leads the quorum queue, while the others live.
