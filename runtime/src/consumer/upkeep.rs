@@ -14,6 +14,7 @@ use crate::ledger::upkeep::{RescuePolicy, Rescued, retention_lease};
 use crate::outcome::Reason;
 use crate::pipeline::records::dead_letter_copy;
 use crate::pipeline::shared::Shared;
+use crate::telemetry::waits::News;
 
 /// How often rows are looked for whose host was lost.
 const RESCUE_EVERY: Duration = Duration::from_secs(1);
@@ -98,6 +99,7 @@ pub(super) async fn look_after(common: Arc<Common>, policy: Policy, pressure: wa
     // Since when the database has answered without a break. After an outage hosts come back one after the other, and
     // who is first must not take the others for lost.
     let mut steady: Option<Instant> = None;
+    let mut news = News::default();
     loop {
         ticks.tick().await;
         if common.gate.closed().is_some() {
@@ -133,7 +135,15 @@ pub(super) async fn look_after(common: Arc<Common>, policy: Policy, pressure: wa
             }
             Err(error) => {
                 steady = None;
-                tracing::debug!(consumer = %common.shared.name, "upkeep: {error}");
+                // Lanes may never meet what the database has answered here.
+                if !error.connection_lost && news.is_worth_telling(&error.to_string(), Instant::now()) {
+                    tracing::warn!(
+                        consumer = %common.shared.name,
+                        "upkeep fails, so the messages of lost hosts may wait, and metrics may be old: {error}"
+                    );
+                } else {
+                    tracing::debug!(consumer = %common.shared.name, "upkeep: {error}");
+                }
             }
         }
     }

@@ -79,12 +79,13 @@ where
 
 /// The reason told last, and when.
 #[derive(Debug, Default)]
-struct News {
+pub(crate) struct News {
     last: Option<(String, Instant)>,
 }
 
 impl News {
-    fn is_worth_telling(&mut self, reason: &str, now: Instant) -> bool {
+    /// True the first time, when the reason is another one, and every 30 s.
+    pub(crate) fn is_worth_telling(&mut self, reason: &str, now: Instant) -> bool {
         let told = self.last.as_ref().is_some_and(|(last, at)| last == reason && now - *at < REMIND_EVERY);
         if !told {
             self.last = Some((reason.to_owned(), now));

@@ -3,6 +3,7 @@
 use crate::world::on_stages;
 
 on_stages! {
+    what_only_upkeep_meets_is_said: [MariaDb, Postgres];
     a_message_that_breaks_its_connection_is_found_out_and_nobody_else_is_counted: [MariaDb, Postgres];
     a_query_that_fails_before_anything_else_is_an_attempt_and_no_outage: [MariaDb, Postgres, Embedded];
     a_write_that_takes_too_long_is_an_attempt_and_no_outage: [Postgres, Embedded];
@@ -19,6 +20,18 @@ mod scenarios {
 
     /// Failures of the infrastructure under a message that is alone, before one counts as an attempt.
     const LONE_FAULTS: usize = 5;
+
+    pub(super) async fn what_only_upkeep_meets_is_said(world: World) -> TestResult {
+        let mut host = world.host(Consumer::default()).await?;
+        // Whoever publishes nothing has no use for this table, except to count what is in it.
+        world.prepare(&["ALTER TABLE hapax_outbox RENAME TO elsewhere"]).await?;
+        host.wait_for_log(PATIENCE, "upkeep fails").await?;
+        world.publish([effect("served", &[])]).await?;
+        world.wait_number("SELECT COUNT(*) FROM effects WHERE name = 'served'", 1).await?;
+        world.prepare(&["ALTER TABLE elsewhere RENAME TO hapax_outbox"]).await?;
+        assert!(host.terminate(PATIENCE).await?.success());
+        Ok(())
+    }
 
     pub(super) async fn a_message_that_breaks_its_connection_is_found_out_and_nobody_else_is_counted(
         world: World,
