@@ -21,6 +21,7 @@ mod scenarios {
     use std::time::Duration;
 
     use anyhow::Context as _;
+    use hapax::broker::Settings;
     use hapax_tests::component::{rebuilt, trapping_at_start, with_core_module};
     use hapax_tests::{TestResult, wait_until};
     use serde_json::json;
@@ -29,9 +30,6 @@ mod scenarios {
 
     /// Long enough for a drain of 5 s on a slow machine.
     const STOP: Duration = Duration::from_secs(20);
-
-    /// After how long an idle consumer subscribes anew.
-    const QUIET: Duration = Duration::from_secs(60);
 
     async fn at_least(world: &World, effects: i64) -> anyhow::Result<()> {
         world.wait_number(&format!("SELECT CASE WHEN COUNT(*) >= {effects} THEN 1 ELSE 0 END FROM effects"), 1).await
@@ -167,7 +165,7 @@ mod scenarios {
         let mut host = world.host(Consumer::default()).await?;
         world.publish([effect("before", &[])]).await?;
         world.wait_number("SELECT COUNT(*) FROM effects", 1).await?;
-        host.wait_for_log(3 * QUIET, "subscribed anew").await?;
+        host.wait_for_log(3 * Settings::default().quiet, "subscribed anew").await?;
         wait_until(PATIENCE, "one consumer, not two", async || {
             world.vhost().queue(QUEUE).await.is_ok_and(|queue| queue.consumers == 1)
         })

@@ -51,7 +51,8 @@ impl<F: Fault> Deck<F> {
         // They are taken from the end.
         let mut rest = std::mem::take(&mut deck.cards);
         let mut first = Vec::new();
-        for _ in 0..if is_broken { 3 } else { 1 } {
+        let rounds = if is_broken { 3 } else { 1 };
+        for _ in 0..rounds {
             let mut seen = BTreeSet::new();
             let telling = rest.extract_if(.., |fault| fault.is_telling(is_broken) && seen.insert(fault.kind()));
             first.splice(0..0, telling.collect::<Vec<_>>());

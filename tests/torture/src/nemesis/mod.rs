@@ -137,16 +137,22 @@ impl Nemesis {
             rage(&mut hosts, of_hosts, rest, until, &self.progress),
             rage(&mut servers, of_servers, rest, until, &self.progress),
         );
-        while servers.broker_killed.is_some() {
-            servers.see_to_leader().await?;
-        }
         self.tally.add(&one.0);
         self.tally.add(&other.0);
-        match (one.1, other.1) {
+        let led = async {
+            while servers.broker_killed.is_some() {
+                servers.see_to_leader().await?;
+            }
+            Ok(())
+        };
+        let led = tokio::time::timeout(STRIKE_LIMIT, led).await;
+        let led = led.unwrap_or_else(|_| Err(anyhow!("RabbitMQ finds no leader within {STRIKE_LIMIT:?}")));
+        let raged = match (one.1, other.1) {
             // The one may be the other's fault.
             (Err(one), Err(other)) => Err(anyhow!("{one:#}\nand {other:#}")),
             (one, other) => one.and(other),
-        }
+        };
+        raged.and(led)
     }
 
     /// Mends everything.

@@ -140,8 +140,7 @@ impl ServersArm<'_> {
         let vhost = self.vhost()?;
         if wait_for(ANSWER, "the quorum queue to be counted", async || vhost.queue(ORDERED[1]).await).await.is_err() {
             tracing::warn!("RabbitMQ has found no leader for {:?}: it is started again", ORDERED[1]);
-            self.rabbit()?.crash().await?;
-            self.broker_killed = Some(Instant::now());
+            self.kill_broker(false).await?;
         }
         Ok(())
     }
