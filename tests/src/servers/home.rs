@@ -99,8 +99,12 @@ impl Home {
 
     /// Starts a process that dies with this directory, and writes `name`.log there.
     pub(super) fn spawn(&self, name: &str, command: Command) -> Result<Process> {
-        let log = self.directory.join(format!("{name}.log"));
-        Process::spawn(name, command, &log, Arc::clone(&self.guard))
+        Process::spawn(name, command, &self.log(name), Arc::clone(&self.guard))
+    }
+
+    /// Where a process of that name writes what it says.
+    pub(super) fn log(&self, name: &str) -> PathBuf {
+        self.directory.join(format!("{name}.log"))
     }
 
     /// Runs a program to its end, which must be a good one. Blocks.

@@ -197,6 +197,17 @@ impl Rabbit {
         Vhost::create(&self.kind.url, self.admin(), name, self.is_private()).await
     }
 
+    /// Has the node write what it has in memory of its queues and exchanges to disk, so that SIGKILL cannot take it.
+    /// RabbitMQ 3.10, killed right after it had declared a classic queue and confirmed messages in it, came back without
+    /// that queue in one of a dozen tries.
+    ///
+    /// # Errors
+    /// As [`ctl`](Self::ctl).
+    pub async fn write_declarations(&self) -> Result<()> {
+        // Where queues are not in Mnesia (RabbitMQ 4 keeps them in Khepri) there is nothing to write.
+        self.ctl(&["eval", "catch mnesia:sync_log()."]).await.map(drop)
+    }
+
     /// Runs `rabbitmqctl` on a private server, for what the management API lacks
     /// (`["set_vm_memory_high_watermark", "absolute", "1"]` blocks publishers), and returns what it printed. Takes 2 s.
     ///

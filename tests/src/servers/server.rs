@@ -239,6 +239,18 @@ impl<K: Kind> Server<K> {
         self.home.as_deref().map(Home::path)
     }
 
+    /// Copies what it has logged in all its lives to a file of that folder, if it was started here.
+    ///
+    /// # Errors
+    /// When the system does not let it.
+    pub fn copy_log(&self, folder: &std::path::Path, file: &str) -> Result<()> {
+        if let Some(home) = &self.home {
+            let log = home.log(K::NAME);
+            std::fs::copy(&log, folder.join(file)).with_context(|| format!("copying {}", log.display()))?;
+        }
+        Ok(())
+    }
+
     /// The disk that its data is on, if it was started on a small one.
     pub fn disk(&self) -> Option<&SmallDisk> {
         self.disk.as_ref()

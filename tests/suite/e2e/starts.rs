@@ -82,6 +82,7 @@ mod scenarios {
         let Some(mut rabbit) = Rabbit::private().await? else { return Ok(()) };
         let world = world.on_broker(rabbit.vhost("killed").await?).await?;
         let _host = world.host(Consumer::default()).await?;
+        rabbit.write_declarations().await?;
         let orders: i64 = 1000;
         let tell = |n: i64| json!({ "publish": { "routing_key": DEAD_QUEUE, "body": format!("m{n}") } });
         world.publish((0..orders).map(|n| effect(&format!("m{n}"), &[json!({ "sleep-ms": 2 }), tell(n)]))).await?;

@@ -18,6 +18,7 @@ async fn persistent_messages_survive_a_crash_in_order() -> TestResult {
     vhost.declare_queue("orders", json!({})).await?;
     let messages = (0..1000).map(|n| Message::to_queue("orders", Some(&n.to_string()), format!("order {n}")));
     assert_eq!(vhost.publish(messages).await?, 0);
+    server.write_declarations().await?;
 
     let family = [vec![server.pid()?], descendants(server.pid()?)].concat();
     server.kill9().await?;

@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use hapax::broker::{Broker, Outgoing, Published};
+use hapax::broker::{Broker, Outgoing, Published, Publisher};
 use hapax::message::Properties;
+use tokio_util::sync::CancellationToken;
 
 use crate::books::Reader;
 use crate::order::{Fate, Order, Repeats};
@@ -33,6 +34,7 @@ pub(crate) struct Producer {
     /// Orders a second at most.
     rate: Option<u32>,
     progress: Arc<Progress>,
+    given_up: CancellationToken,
 }
 
 /// How far a producer is.
@@ -91,7 +93,12 @@ impl Producer {
     /// When the broker does not let it in.
     pub(crate) async fn new(stage: &Stage, seed: u64, rate: Option<u32>, progress: Arc<Progress>) -> Result<Self> {
         let (broker, reader) = (stage.broker().await?, stage.reader.clone());
-        Ok(Self { broker, reader, seed, rate, progress })
+        Ok(Self { broker, reader, seed, rate, progress, given_up: CancellationToken::new() })
+    }
+
+    /// Has it wait for confirms no more: what is not confirmed yet counts as published, and will be missing.
+    pub(crate) fn give_up(&self) {
+        self.given_up.cancel();
     }
 
     /// Publishes until the time is over.
@@ -173,26 +180,64 @@ impl Producer {
         Ok(least)
     }
 
-    /// Publishes until every message is confirmed; returns how many had to be sent again.
+    /// Publishes until every message is confirmed, or it is to give up; returns how many had to be sent again.
     pub(crate) async fn publish(&self, orders: &[Order]) -> u64 {
-        let publisher = self.broker.publisher();
-        let mut window: Vec<Outgoing> = orders.iter().map(outgoing).collect();
-        let mut again = 0;
-        loop {
-            let answers = publisher.publish(&window).await;
-            let unconfirmed = window.into_iter().zip(answers).filter(|(_, answer)| *answer != Published::Confirmed);
-            window = unconfirmed.map(|(message, _)| message).collect();
-            if window.is_empty() {
-                return again;
-            }
-            again += window.len() as u64;
-            tokio::time::sleep(PAUSE).await;
-        }
+        publish(&*self.broker.publisher(), orders, &self.given_up).await
     }
+}
+
+async fn publish(publisher: &dyn Publisher, orders: &[Order], given_up: &CancellationToken) -> u64 {
+    let mut window: Vec<Outgoing> = orders.iter().map(outgoing).collect();
+    let mut again = 0;
+    while let Some(answers) = given_up.run_until_cancelled(publisher.publish(&window)).await {
+        let unconfirmed = window.into_iter().zip(answers).filter(|(_, answer)| *answer != Published::Confirmed);
+        window = unconfirmed.map(|(message, _)| message).collect();
+        if window.is_empty() {
+            break;
+        }
+        again += window.len() as u64;
+        tokio::time::sleep(PAUSE).await;
+    }
+    again
 }
 
 fn outgoing(order: &Order) -> Outgoing {
     let properties =
         Properties { message_id: Some(order.id().to_owned()), delivery_mode: Some(2), ..Properties::default() };
     Outgoing { exchange: EXCHANGE.to_owned(), routing_key: order.routing_key(), properties, body: order.body().into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use async_trait::async_trait;
+
+    use super::*;
+
+    /// Refuses the first window, and then answers no more, as RabbitMQ does while a queue has no leader.
+    #[derive(Default)]
+    struct Mute(AtomicBool);
+
+    #[async_trait]
+    impl Publisher for Mute {
+        async fn publish(&self, window: &[Outgoing]) -> Vec<Published> {
+            if self.0.swap(true, Ordering::Relaxed) {
+                std::future::pending::<()>().await;
+            }
+            vec![Published::Unknown("not now".into()); window.len()]
+        }
+    }
+
+    #[tokio::test]
+    async fn a_broker_that_confirms_nothing_does_not_hold_a_run_for_ever() {
+        let given_up = CancellationToken::new();
+        let orders: Vec<Order> = (0..3).map(|number| Order::of(1, number)).collect();
+        let mute = Mute::default();
+        let (again, ()) = tokio::join!(publish(&mute, &orders, &given_up), async {
+            tokio::time::sleep(PAUSE * 2).await;
+            given_up.cancel();
+        });
+        assert_eq!(again, 3, "each was sent again once");
+    }
 }

@@ -1,16 +1,21 @@
 //! What a run has come to, for people and for the record of a campaign.
 
-use std::collections::BTreeSet;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{CellAlignment, Table};
 
+use crate::checker::Violation;
 use crate::run::{Task, Verdict};
 use crate::stage::Setting;
 
 /// Violations of which each is printed.
 const SHOWN: usize = 50;
+
+/// Characters of a violation by which its kind is told.
+const KIND_WIDTH: usize = 80;
 
 /// What a run is.
 pub(crate) fn title(task: &Task) -> String {
@@ -40,17 +45,36 @@ pub(crate) fn text(task: &Task, verdict: &Verdict) -> String {
         return text;
     }
     let _ = writeln!(text, "VIOLATIONS: {}, seed {}", verdict.violations.len(), task.seed);
+    for (kind, count) in kinds(&verdict.violations) {
+        let _ = writeln!(text, "  {count:6} × {kind}");
+    }
+    let _ = writeln!(text, "The first of them:");
     for violation in verdict.violations.iter().take(SHOWN) {
         let _ = writeln!(text, "  {violation}");
     }
     if let Some(logs) = &verdict.logs {
-        let _ = writeln!(text, "The whole logs of the hosts are in {}.", logs.display());
+        let _ = writeln!(text, "The whole logs of hosts and servers are in {}.", logs.display());
     }
     let _ = writeln!(text, "What is known of the first of these messages:");
     for history in &verdict.histories {
         let _ = writeln!(text, "{history}");
     }
     text
+}
+
+/// How many violations read the same but for their numbers; the most frequent first.
+fn kinds(violations: &[Violation]) -> Vec<(String, usize)> {
+    let mut counts = BTreeMap::<String, usize>::new();
+    for violation in violations {
+        let line = violation.what.lines().next().unwrap_or_default();
+        let kind = line.split(|letter: char| letter.is_ascii_digit()).filter(|part| !part.is_empty());
+        let kind = kind.collect::<Vec<_>>().join("#").chars().take(KIND_WIDTH).collect();
+        *counts.entry(kind).or_default() += 1;
+    }
+    let mut counts: Vec<_> = counts.into_iter().collect();
+    counts.sort_by_key(|(_, count)| Reverse(*count));
+    counts.truncate(SHOWN);
+    counts
 }
 
 fn faults(verdict: &Verdict) -> Table {
@@ -70,5 +94,17 @@ fn faults(verdict: &Verdict) -> Table {
 pub(crate) fn align_numbers(table: &mut Table) {
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn violations_that_differ_in_numbers_only_are_counted_together() {
+        let of = |what: &str| Violation { message: None, what: what.to_owned() };
+        let found = kinds(&[of("row 17 is locked"), of("stuck: 5 left\nand its logs"), of("row 4 is locked")]);
+        assert_eq!(found, [("row # is locked".to_owned(), 2), ("stuck: # left".to_owned(), 1)]);
     }
 }

@@ -31,6 +31,10 @@ struct Limits {
     rest: Duration,
 }
 
+fn limits(task: &Task) -> Limits {
+    if task.breach.is_some() { LIMITS_OF_BREACHES } else { LIMITS }
+}
+
 /// How often it is looked whether all is done.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -75,7 +79,7 @@ pub(crate) struct Verdict {
     pub(crate) soak: Option<String>,
     /// Of the first of them.
     pub(crate) histories: Vec<String>,
-    /// Where the hosts' whole logs are kept, if there is something to be found out.
+    /// Where the whole logs of hosts and servers are kept, if there is something to be found out.
     pub(crate) logs: Option<PathBuf>,
 }
 
@@ -92,7 +96,7 @@ pub(crate) async fn run(task: &Task) -> Result<Verdict> {
     let mut say = |what: String| violations.push(Violation { message: None, what });
 
     let until = Instant::now() + task.time;
-    let publishing = tokio::spawn({
+    let mut publishing = tokio::spawn({
         let producer = producer.clone();
         async move { producer.run(until).await }
     });
@@ -100,6 +104,10 @@ pub(crate) async fn run(task: &Task) -> Result<Verdict> {
     let soaking = spared.map(|pid| tokio::spawn(soak(Soak::begin(), pid, until)));
     if let Err(error) = nemesis.rage(until).await {
         say(format!("{error:#}"));
+    }
+    if tokio::time::timeout(limits(task).rest, &mut publishing).await.is_err() {
+        say(format!("stuck: the broker did not confirm what was published within {:?}", limits(task).rest));
+        producer.give_up();
     }
     let mut sent = publishing.await.context("the producer panicked")?;
 
@@ -135,7 +143,7 @@ pub(crate) async fn run(task: &Task) -> Result<Verdict> {
     let messages = orders * ORDERED.len() as u64 + sent.told();
     let swaps = nemesis.hosts.iter().map(Host::swaps_in_flight).sum();
     let is_riddle = !violations.is_empty() && task.breach.is_none();
-    let logs = if is_riddle { Some(keep_logs(&nemesis.hosts, task.seed)?) } else { None };
+    let logs = if is_riddle { Some(keep_logs(&nemesis, task.seed)?) } else { None };
     Ok(Verdict { servers, orders, messages, copies, tally, swaps, violations, soak: soaked, histories, logs })
 }
 
@@ -150,9 +158,10 @@ async fn set_up(task: &Task) -> Result<(Nemesis, Arc<Producer>)> {
 
 /// Waits until nothing waits any more; then publishes what is to come again at the end, and waits again.
 async fn come_to_rest(nemesis: &mut Nemesis, producer: &Producer, sent: &mut Sent) -> Result<()> {
-    let limits = if nemesis.task.breach.is_some() { LIMITS_OF_BREACHES } else { LIMITS };
+    let limits = limits(&nemesis.task);
     settle(nemesis, sent, limits).await?;
-    producer.repeat(sent).await;
+    let repeated = tokio::time::timeout(limits.rest, producer.repeat(sent)).await;
+    repeated.context("the broker did not confirm what was repeated at the end")?;
     settle(nemesis, sent, limits).await
 }
 
@@ -259,12 +268,13 @@ async fn progress(nemesis: &Nemesis, sent: &Sent) -> Result<(bool, String)> {
     Ok((done, said.join("; ")))
 }
 
-/// Copies what all hosts have logged to a folder that stays.
-fn keep_logs(hosts: &[Host], seed: u64) -> Result<PathBuf> {
+/// Copies what all hosts and servers have logged to a folder that stays.
+fn keep_logs(nemesis: &Nemesis, seed: u64) -> Result<PathBuf> {
     let folder = hapax_tests::proc::target_dir()?.join("torture");
     std::fs::create_dir_all(&folder)?;
     let folder = tempfile::Builder::new().prefix(&format!("seed-{seed}-")).tempdir_in(folder)?.keep();
-    hosts.iter().try_for_each(|host| host.copy_logs(&folder))?;
+    nemesis.hosts.iter().try_for_each(|host| host.copy_logs(&folder))?;
+    nemesis.stage.copy_logs(&folder)?;
     Ok(folder)
 }
 

@@ -143,6 +143,14 @@ impl DatabaseServer {
         Ok(true)
     }
 
+    fn copy_log(&self, folder: &Path) -> Result<()> {
+        match self {
+            Self::Postgres(server) => server.copy_log(folder, "postgres.log"),
+            Self::MariaDb(server) => server.copy_log(folder, "mariadb.log"),
+            Self::None => Ok(()),
+        }
+    }
+
     /// As the server says it itself; none for a file.
     fn version(&self) -> Option<&str> {
         match self {
@@ -290,6 +298,18 @@ impl Stage {
             .flatten()
             .collect::<Vec<_>>()
             .join(", ")
+    }
+
+    /// Copies what all servers have logged to a folder.
+    ///
+    /// # Errors
+    /// When the system does not let it.
+    pub(crate) fn copy_logs(&self, folder: &Path) -> Result<()> {
+        for (number, server) in self.rabbits.iter().enumerate() {
+            server.copy_log(folder, &format!("rabbitmq-{number}.log"))?;
+        }
+        self.redis.as_ref().map_or(Ok(()), |server| server.copy_log(folder, "redis.log"))?;
+        self.database.copy_log(folder)
     }
 
     /// What a producer publishes with.

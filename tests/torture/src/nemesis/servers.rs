@@ -181,6 +181,7 @@ impl ServersArm<'_> {
         tokio::time::sleep(time).await;
         vhost.declare_exchange(EXCHANGE, "topic").await?;
         bind(vhost).await?;
+        self.write_declarations().await?;
         let refused = self.stage.reader.number("COUNT(*)", "FROM hapax_outbox WHERE state = 2").await?;
         retry_outbox(&self.commands).await?;
         Ok((refused > 0).into())
@@ -195,6 +196,7 @@ impl ServersArm<'_> {
         vhost.delete_queue(queue).await?;
         tokio::time::sleep(time).await;
         declare(vhost, queue, self.stage.setting.is_cluster()).await?;
+        self.write_declarations().await?;
         let published = self.progress.published();
         let known = self.stage.reader.known(queue).await?;
         let orders = (0..published).map(|number| Order::of(self.seed, number));
@@ -204,6 +206,11 @@ impl ServersArm<'_> {
         });
         vhost.publish(missing.map(|order| again(queue, &order))).await?;
         Ok((lost > 0).into())
+    }
+
+    /// So that a node that is killed next has them still.
+    async fn write_declarations(&self) -> Result<()> {
+        futures::future::try_join_all(self.stage.rabbits.iter().map(Rabbit::write_declarations)).await.map(drop)
     }
 
     async fn move_copies_back(&mut self) -> Result<Felt> {
