@@ -105,11 +105,15 @@ pub(crate) async fn run(task: &Task) -> Result<Verdict> {
     if let Err(error) = nemesis.rage(until).await {
         say(format!("{error:#}"));
     }
-    if tokio::time::timeout(limits(task).rest, &mut publishing).await.is_err() {
-        say(format!("stuck: the broker did not confirm what was published within {:?}", limits(task).rest));
-        producer.give_up();
+    let mut sent = match tokio::time::timeout(limits(task).rest, &mut publishing).await {
+        Ok(sent) => sent,
+        Err(_) => {
+            say(format!("stuck: the broker did not confirm what was published within {:?}", limits(task).rest));
+            producer.give_up();
+            publishing.await
+        }
     }
-    let mut sent = publishing.await.context("the producer panicked")?;
+    .context("the producer panicked")?;
 
     if let Err(error) = nemesis.heal().await {
         say(format!("it cannot be mended: {error:#}"));
