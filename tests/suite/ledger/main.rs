@@ -8,6 +8,7 @@
 mod claims;
 mod dead;
 mod inbox;
+mod meanwhile;
 mod outbox;
 mod parked;
 mod plans;
@@ -88,6 +89,10 @@ macro_rules! everything_else {
                 the_clock_says_which_slots_are_due_and_when
                 slots_are_blocked_by_what_is_pending
                 rows_are_counted_by_state
+            }
+            meanwhile {
+                what_another_host_ran_meanwhile_is_taken_as_it_is_now
+                what_another_host_put_off_meanwhile_is_not_overtaken
             }
             rescue {
                 a_row_is_rescued_once_its_time_has_passed
