@@ -268,12 +268,10 @@ impl Reader {
         let quoted = message_id.replace('\'', "''");
         let mut said = String::new();
         let wanted = [
-            ("effects", "message_id", &["consumer", "message_id", "phase", "attempt", "reason"][..]),
-            ("effects", "origin", &["consumer", "message_id", "phase", "attempt", "reason"]),
-            ("hapax_inbox", "BYTES", &["consumer", "status", "updated_at"]),
+            ("effects", &["consumer", "message_id", "phase", "attempt", "reason"][..]),
+            ("hapax_inbox", &["consumer", "status", "updated_at"]),
             (
                 "hapax_parked",
-                "BYTES",
                 &[
                     "consumer",
                     "state",
@@ -286,12 +284,15 @@ impl Reader {
                     "error",
                 ],
             ),
-            ("hapax_outbox", "BYTES", &["consumer", "state", "attempts", "routing_key", "error"]),
+            ("hapax_outbox", &["consumer", "state", "attempts", "routing_key", "error"]),
         ];
-        for (table, key, columns) in wanted {
-            let key = if key == "BYTES" { self.bytes("message_id") } else { key.to_owned() };
+        for (table, columns) in wanted {
+            let which = match table {
+                "effects" => format!("'{quoted}' IN (message_id, origin)"),
+                _ => format!("{} = '{quoted}'", self.bytes("message_id")),
+            };
             let list: Vec<String> = columns.iter().map(|column| self.text(column)).collect();
-            let rows = self.rows(&format!("SELECT {} FROM {table} WHERE {key} = '{quoted}'", list.join(", "))).await?;
+            let rows = self.rows(&format!("SELECT {} FROM {table} WHERE {which}", list.join(", "))).await?;
             for row in rows {
                 let cells = columns.iter().zip(row);
                 let cells: Vec<String> =
