@@ -21,6 +21,9 @@ pub(crate) const SWAPPED: &str = "module swapped";
 /// How long a host may take to stop in good order: its drain, and then some on a slow machine.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 
+/// How long a host that dies while it is frozen takes to be seen dead.
+const THIS_MOMENT: Duration = Duration::from_millis(50);
+
 /// One host, through all its lives.
 pub(crate) struct Host {
     name: String,
@@ -171,6 +174,22 @@ impl Host {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         Ok(false)
+    }
+
+    /// Waits until it dies by its trap, and kills it if it has not within `limit`: false then.
+    ///
+    /// # Errors
+    /// When it ends otherwise.
+    pub(crate) async fn dies_or_is_killed(&mut self, limit: Duration) -> Result<bool> {
+        if self.dies(limit).await? {
+            return Ok(true);
+        }
+        // The trap may spring at this very moment; frozen, it cannot. An error says that it has.
+        let _ = self.freeze();
+        if self.dies(THIS_MOMENT).await? {
+            return Ok(true);
+        }
+        self.kill().await.map(|()| false)
     }
 
     /// Waits until it is frozen by its trap; false if it is not within `limit`.

@@ -124,9 +124,7 @@ impl HostsArm<'_> {
             lost.kill().await?;
         }
         lost.start(Some(Trap::Kill(Step::Owned, 1)))?;
-        if !lost.dies(TRAP_LIMIT).await? {
-            lost.kill().await?;
-        }
+        lost.dies_or_is_killed(TRAP_LIMIT).await?;
         let host = self.host(number);
         host.start(Some(trap))?;
         let felt = sprung(host, trap, frozen).await?;
@@ -181,21 +179,17 @@ fn redriven(said: &str) -> u64 {
 
 /// Waits for a trap to spring, and starts or thaws the host again. False if it did not.
 async fn sprung(host: &mut Host, trap: Trap, frozen: Duration) -> Result<bool> {
-    let sprung = match trap {
-        Trap::Kill(..) => host.dies(TRAP_LIMIT).await?,
-        Trap::Stop(..) => host.freezes(TRAP_LIMIT).await?,
-    };
-    match (sprung, trap) {
-        (true, Trap::Stop(..)) => {
-            tokio::time::sleep(frozen).await;
-            host.thaw()?;
-        }
-        (true, Trap::Kill(..)) => host.start(None)?,
-        (false, _) => {
-            ensure!(host.is_running(), "{} ended otherwise\n{}", host.name(), host.log_tail());
-            host.kill().await?;
-            host.start(None)?;
-        }
+    if let Trap::Stop(..) = trap
+        && host.freezes(TRAP_LIMIT).await?
+    {
+        tokio::time::sleep(frozen).await;
+        host.thaw()?;
+        return Ok(true);
     }
-    Ok(sprung)
+    let died = match trap {
+        Trap::Kill(..) => host.dies_or_is_killed(TRAP_LIMIT).await?,
+        Trap::Stop(..) => host.kill().await.map(|()| false)?,
+    };
+    host.start(None)?;
+    Ok(died)
 }
