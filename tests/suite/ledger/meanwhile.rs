@@ -65,8 +65,8 @@ impl Connection for Overtaken {
     }
 }
 
-/// What a lane takes in order that saw two rows due, while another host took both, and the first of them failed once
-/// more, to be due again after `delay`: names and attempts.
+/// What a lane takes in order that saw two rows due, while another host took the first of them, which failed once more,
+/// to be due again after `delay`: names and attempts.
 async fn taken_behind_another_host(subject: Subject, delay: Duration) -> TestResult<Vec<(String, u32)>> {
     let in_order = Take { in_order: true, ..everything(Which::Innocent) };
     for name in ["first", "second"] {

@@ -62,13 +62,14 @@ pub(crate) fn text(task: &Task, verdict: &Verdict) -> String {
     text
 }
 
-/// How many violations read the same but for their numbers; the most frequent first.
+/// How many violations read the same but for their numbers and ids; the most frequent first.
 fn kinds(violations: &[Violation]) -> Vec<(String, usize)> {
     let mut counts = BTreeMap::<String, usize>::new();
     for violation in violations {
         let line = violation.what.lines().next().unwrap_or_default();
-        let kind = line.split(|letter: char| letter.is_ascii_digit()).filter(|part| !part.is_empty());
-        let kind = kind.collect::<Vec<_>>().join("#").chars().take(KIND_WIDTH).collect();
+        let is_number = |word: &str| word.contains(|letter: char| letter.is_ascii_digit());
+        let words = line.split_whitespace().map(|word| if is_number(word) { "#" } else { word });
+        let kind = words.collect::<Vec<_>>().join(" ").chars().take(KIND_WIDTH).collect();
         *counts.entry(kind).or_default() += 1;
     }
     let mut counts: Vec<_> = counts.into_iter().collect();
@@ -102,9 +103,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn violations_that_differ_in_numbers_only_are_counted_together() {
+    fn violations_that_differ_in_numbers_and_ids_only_are_counted_together() {
         let of = |what: &str| Violation { message: None, what: what.to_owned() };
         let found = kinds(&[of("row 17 is locked"), of("stuck: 5 left\nand its logs"), of("row 4 is locked")]);
         assert_eq!(found, [("row # is locked".to_owned(), 2), ("stuck: # left".to_owned(), 1)]);
+        let ids = [of("told twice: [\"52689793-4a9e\"]"), of("told twice: [\"ba1d3f85-0fd2\"]")];
+        assert_eq!(kinds(&ids), [("told twice: #".to_owned(), 2)]);
     }
 }

@@ -179,17 +179,21 @@ fn redriven(said: &str) -> u64 {
 
 /// Waits for a trap to spring, and starts or thaws the host again. False if it did not.
 async fn sprung(host: &mut Host, trap: Trap, frozen: Duration) -> Result<bool> {
-    if let Trap::Stop(..) = trap
-        && host.freezes(TRAP_LIMIT).await?
-    {
-        tokio::time::sleep(frozen).await;
-        host.thaw()?;
-        return Ok(true);
+    match trap {
+        Trap::Kill(..) => {
+            let sprung = host.dies_or_is_killed(TRAP_LIMIT).await?;
+            host.start(None)?;
+            Ok(sprung)
+        }
+        Trap::Stop(..) if host.freezes(TRAP_LIMIT).await? => {
+            tokio::time::sleep(frozen).await;
+            host.thaw()?;
+            Ok(true)
+        }
+        Trap::Stop(..) => {
+            host.kill().await?;
+            host.start(None)?;
+            Ok(false)
+        }
     }
-    let died = match trap {
-        Trap::Kill(..) => host.dies_or_is_killed(TRAP_LIMIT).await?,
-        Trap::Stop(..) => host.kill().await.map(|()| false)?,
-    };
-    host.start(None)?;
-    Ok(died)
 }
