@@ -153,7 +153,7 @@ pub(super) fn limits(reader: &mut Reader<'_>) -> Limits {
         // Reading a statement takes time and stack: what is long is data, and data belongs into parameters.
         sql_text: reader.get("sql_text", 64 * KIB, |f| f.size(1..=64 * KIB)),
         sql_time,
-        sql_lock_time: reader.get("sql_lock_time", (2 * SECOND).min(sql_time), |f| f.duration(MILLISECOND..=HOUR)),
+        sql_lock_time: reader.get("sql_lock_time", (2 * SECOND).min(sql_time / 2), |f| f.duration(MILLISECOND..=HOUR)),
         sql_statements: reader.get("sql_statements", 1000, |f| f.integer(0..=u64::from(u32::MAX))),
         outbox_messages: reader.get("outbox_messages", 1000, |f| f.integer(0..=1_000_000)),
         outbox_bytes: reader.get("outbox_bytes", 16 * MIB, |f| f.size(0..=GIB)),

@@ -127,24 +127,19 @@ pub(super) async fn look_after(common: Arc<Common>, policy: Policy, pressure: wa
             }
             Ok::<(), DbError>(())
         };
-        match looked_after.await {
-            Ok(()) => {}
-            // The database is there.
-            Err(error) if matches!(error.kind, DbErrorKind::Contention | DbErrorKind::TimedOut) => {
-                tracing::warn!(consumer = %common.shared.name, "upkeep is late, and metrics may be old: {error}");
-            }
-            Err(error) => {
-                steady = None;
-                // Lanes may never meet what the database has answered here.
-                if !error.connection_lost && news.is_worth_telling(&error.to_string(), Instant::now()) {
-                    tracing::warn!(
-                        consumer = %common.shared.name,
-                        "upkeep fails, so the messages of lost hosts may wait, and metrics may be old: {error}"
-                    );
-                } else {
-                    tracing::debug!(consumer = %common.shared.name, "upkeep: {error}");
-                }
-            }
+        let Err(error) = looked_after.await else { continue };
+        // Then the database is there.
+        let what = if matches!(error.kind, DbErrorKind::Contention | DbErrorKind::TimedOut) {
+            "is late"
+        } else {
+            steady = None;
+            "fails, so the messages of lost hosts may wait"
+        };
+        // Lanes may never meet what the database has answered here.
+        if !error.connection_lost && news.is_worth_telling(&error.to_string(), Instant::now()) {
+            tracing::warn!(consumer = %common.shared.name, "upkeep {what}, and metrics may be old: {error}");
+        } else {
+            tracing::debug!(consumer = %common.shared.name, "upkeep: {error}");
         }
     }
 }

@@ -177,6 +177,10 @@ impl Instance {
         // The guest's memory goes before the wait for the database.
         let instance = (!spent).then_some(self);
         let (connection, ahead) = parts(lent.take_back().await);
+        let ending = match ending {
+            Ending::Stopped(failure) if lent.waited() => Ending::Waiting(failure.message),
+            ending => ending,
+        };
         let verdict = match judge(ending, sql.failure, ping) {
             // Whatever became of the connection, the transaction went with it.
             Verdict::Ok if connection.is_none() => Verdict::Infrastructure(gone()),

@@ -31,6 +31,8 @@ pub(crate) struct Lent {
     busy: AtomicBool,
     /// An error said that the connection is gone.
     lost: AtomicBool,
+    /// The statement that was killed waited for locks of other transactions.
+    waited: AtomicBool,
     last_used: StdMutex<Option<Instant>>,
 }
 
@@ -40,6 +42,7 @@ impl Lent {
         *self.line.lock().await = Some(line);
         self.busy.store(false, Ordering::Relaxed);
         self.lost.store(false, Ordering::Relaxed);
+        self.waited.store(false, Ordering::Relaxed);
         self.used();
     }
 
@@ -106,15 +109,21 @@ impl Lent {
     pub(crate) async fn take_back(&self) -> Option<Line> {
         let line = self.line.lock().await.take()?;
         if self.is_busy() {
-            let killed = kill(line.connection);
+            let killed = kill(line.connection, true);
             // The kill runs in a task of its own, so that giving up the wait does not give up the kill.
-            let _ = tokio::time::timeout(KILL_WAIT, killed).await;
+            let waited = matches!(tokio::time::timeout(KILL_WAIT, killed).await, Ok(Ok(true)));
+            self.waited.store(waited, Ordering::Relaxed);
             None
         } else if self.lost.load(Ordering::Relaxed) {
             None
         } else {
             Some(line)
         }
+    }
+
+    /// Whether the statement that was killed at the end of the loan waited for locks of other transactions.
+    pub(crate) fn waited(&self) -> bool {
+        self.waited.load(Ordering::Relaxed)
     }
 
     fn used(&self) {
@@ -133,16 +142,19 @@ impl Drop for Lent {
             && tokio::runtime::Handle::try_current().is_ok()
             && let Some(line) = self.line.get_mut().take()
         {
-            drop(kill(line.connection));
+            drop(kill(line.connection, false));
         }
     }
 }
 
-fn kill(connection: Box<dyn Connection>) -> tokio::task::JoinHandle<()> {
+/// Tells whether the statement waited for locks of other transactions, if anybody wants to know.
+fn kill(connection: Box<dyn Connection>, asked: bool) -> tokio::task::JoinHandle<bool> {
     let switch = connection.kill_switch();
     tokio::spawn(async move {
+        let waited = asked && switch.is_waiting().await;
         switch.kill().await;
         drop(connection);
+        waited
     })
 }
 
@@ -337,6 +349,23 @@ mod tests {
         assert_eq!((error.kind, error.connection_lost), (DbErrorKind::TimedOut, true));
         assert!(lent.take_back().await.is_none());
         assert_eq!(fake.sent(), ["SELECT 1/0", "kill"]);
+    }
+
+    #[tokio::test]
+    async fn a_statement_that_is_killed_tells_whether_it_waited() {
+        let (lent, fake) = (Lent::default(), Fake::default());
+        for waits in [true, false] {
+            {
+                let mut server = fake.0.lock().unwrap();
+                (server.delay, server.waits) = (Duration::from_secs(60), waits);
+            }
+            lent.lend(fake.line()).await;
+            assert!(!lent.waited(), "of this loan");
+            let call = async { lent.session().await.execute("SELECT 1", &[], Duration::from_secs(90)).await };
+            assert!(tokio::time::timeout(Duration::from_millis(20), call).await.is_err());
+            assert!(lent.take_back().await.is_none());
+            assert_eq!(lent.waited(), waits);
+        }
     }
 
     #[tokio::test]

@@ -47,6 +47,8 @@ pub(crate) struct Script {
     pub(crate) answers: Vec<Result<Executed, DbError>>,
     /// How long each statement takes.
     pub(crate) delay: Duration,
+    /// Its statements are seen waiting for locks.
+    pub(crate) waits: bool,
 }
 
 /// A connection that records, and does as it is told.
@@ -117,6 +119,10 @@ impl Connection for Fake {
 
 #[async_trait]
 impl KillSwitch for Fake {
+    async fn is_waiting(&self) -> bool {
+        self.0.lock().unwrap().waits
+    }
+
     async fn kill(&self) {
         self.0.lock().unwrap().sent.push("kill".to_owned());
     }

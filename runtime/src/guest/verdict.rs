@@ -18,6 +18,8 @@ pub(crate) enum Ending {
     Returned(Result<(), Failure>),
     /// It trapped, or the host stopped it; in words.
     Stopped(Failure),
+    /// The host stopped it while a statement of it waited for locks of other transactions; in words.
+    Waiting(String),
 }
 
 /// Judges an attempt by its ending, its first SQL error, and the ping that failed beside it.
@@ -43,6 +45,11 @@ pub(crate) fn judge(ending: Ending, sql: Option<SqlFailure>, ping: Option<DbErro
         (Ending::Returned(Ok(())), None) => Verdict::Ok,
         (Ending::Returned(Ok(())), Some(error)) => Verdict::Failed(ignored(&error)),
         (Ending::Returned(Err(failure)) | Ending::Stopped(failure), _) => Verdict::Failed(failure),
+        (Ending::Waiting(message), _) => {
+            let message = format!("{message} that waited for locks of other transactions");
+            let error = DbError { connection_lost: true, ..DbError::infrastructure(message) };
+            Verdict::Contention(DbError { kind: DbErrorKind::Contention, ..error })
+        }
     }
 }
 
@@ -150,6 +157,7 @@ mod tests {
         let ok = || Ending::Returned(Ok(()));
         let err = || Ending::Returned(Err(failed("mine")));
         let trap = || Ending::Stopped(failed("trap"));
+        let waiting = || Ending::Waiting("stopped".to_owned());
         let contention = || sql(Some(database(DbErrorKind::Contention)));
         let infrastructure = || sql(Some(database(DbErrorKind::Infrastructure)));
         let constraint = || sql(Some(database(DbErrorKind::Constraint)));
@@ -173,6 +181,8 @@ mod tests {
             (ok(), contention(), None, "contention"),
             (err(), contention(), None, "contention"),
             (trap(), contention(), ping(), "contention"),
+            (waiting(), None, None, "contention"),
+            (waiting(), None, ping(), "infrastructure"),
             (ok(), refuted(), None, "refuted"),
             (err(), refuted(), ping(), "refuted"),
             (trap(), refuted(), None, "refuted"),

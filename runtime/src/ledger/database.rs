@@ -167,9 +167,15 @@ pub trait Connection: Send {
     async fn set_timeouts(&mut self, lock: Duration, statement: Duration) -> Result<(), DbError>;
 }
 
-/// Ends a connection from outside it.
+/// Looks at a connection from outside it, and ends it.
 #[async_trait]
 pub trait KillSwitch: Send + Sync {
+    /// Tells whether the statement that runs waits, at this moment, for what another transaction has locked. Bounded in
+    /// time; false where that cannot be found out.
+    async fn is_waiting(&self) -> bool {
+        false
+    }
+
     /// Makes the server stop the running statement and close the connection, rolling back. Bounded in time; best
     /// effort, since the server's own time-outs do the same later.
     async fn kill(&self);
@@ -185,9 +191,10 @@ pub enum DbErrorKind {
     Invalid,
     /// The result is larger than the limit.
     TooLarge,
-    /// The statement ran into the session's own statement time limit.
+    /// The statement ran into the session's own statement time limit, and was not seen waiting for anybody else.
     TimedOut,
-    /// Deadlock, serialization failure or lock time-out: the same again may well succeed.
+    /// Deadlock, serialization failure, lock time-out, or a statement time limit that went by in waiting for locks: the
+    /// same again may well succeed.
     Contention,
     /// Anything else: not reachable, disk full, read-only, no slot, plan changed.
     Infrastructure,

@@ -1,6 +1,7 @@
 //! What the three drivers share: the state of a connection and its transaction, limits of time and size, migrations.
 
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,8 +14,11 @@ use crate::sabotage::{self, Step};
 /// How long opening a connection may take, with everything that is set on it.
 pub(super) const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long a kill switch may take.
+/// How long a kill switch may take, and a look at what a statement waits for.
 pub(super) const KILL_LIMIT: Duration = Duration::from_secs(2);
+
+/// The least time between two looks at what a statement waits for.
+const LEAST_PAUSE: Duration = Duration::from_millis(10);
 
 /// How much longer than the statement time limit an answer may take before the server counts as vanished.
 pub(super) const ANSWER_GRACE: Duration = Duration::from_secs(5);
@@ -254,6 +258,51 @@ pub(super) async fn within<T>(
                 ..lost(format!("no answer of the database within {}", humantime::format_duration(limit)))
             })
         }
+    }
+}
+
+/// Waits for the answer to statements that may take `limit` each. One that runs into that limit is nobody's fault if it
+/// was seen waiting for locks of others.
+///
+/// A wait that is too long for one lock ends with an error of its own, but a statement may wait for several, one after the
+/// other, none of them too long. The server does not say so when it ends the statement, and then it is too late to ask. So
+/// another connection looks from half of the limit on, which one wait for one lock does not reach by default.
+pub(super) async fn watched<T>(
+    limit: Duration,
+    outside: &dyn KillSwitch,
+    answer: impl Future<Output = Result<T, DbError>>,
+) -> Result<T, DbError> {
+    let looks = async {
+        tokio::time::sleep(limit / 2).await;
+        while !outside.is_waiting().await {
+            tokio::time::sleep((limit / 8).max(LEAST_PAUSE)).await;
+        }
+    };
+    let (mut looks, mut answer) = (pin!(looks), pin!(answer));
+    let answered = tokio::select! {
+        biased;
+        answered = &mut answer => return answered,
+        () = &mut looks => answer.await,
+    };
+    answered.map_err(|error| match error.kind {
+        DbErrorKind::TimedOut => DbError {
+            kind: DbErrorKind::Contention,
+            message: format!("{}; it has waited for locks of other transactions", error.message),
+            ..error
+        },
+        _ => error,
+    })
+}
+
+/// Asks about a connection from another one, no longer than [`KILL_LIMIT`]. False where there is no answer.
+pub(super) async fn looked(look: impl Future<Output = Result<bool, DbError>>) -> bool {
+    match tokio::time::timeout(KILL_LIMIT, look).await {
+        Ok(Ok(waits)) => waits,
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "cannot see what a statement waits for");
+            false
+        }
+        Err(_) => false,
     }
 }
 

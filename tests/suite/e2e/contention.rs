@@ -5,6 +5,8 @@ use crate::world::on_stages;
 on_stages! {
     a_locked_row_holds_up_its_own_message_only: [MariaDb, Postgres];
     a_row_that_stays_locked_is_given_up_for_contention: [MariaDb, Postgres];
+    a_statement_whose_time_goes_by_in_waiting_is_contention: [MariaDb, Postgres];
+    an_attempt_whose_time_goes_by_in_waiting_is_contention: [MariaDb, Postgres];
     two_lanes_that_deadlock_both_complete_uncounted: [MariaDb, Postgres];
     a_claim_of_somebody_who_rolls_back_holds_up_its_own_message_only: [MariaDb, Postgres];
     a_claim_of_somebody_who_commits_makes_its_message_a_duplicate: [MariaDb, Postgres];
@@ -27,10 +29,10 @@ mod scenarios {
     const LOCKED: &str = "UPDATE stock SET quantity = quantity + 1 WHERE goods_id = 1";
 
     /// Publishes one message that meets a locked row, in the middle of eight that do not.
-    async fn meet_a_locked_row(world: &World) -> anyhow::Result<(Process, Held)> {
+    async fn meet_a_locked_row(world: &World, limits: &str) -> anyhow::Result<(Process, Held)> {
         world.prepare(&["INSERT INTO stock (goods_id, quantity) VALUES (1, 0)"]).await?;
         let figures = Figures::new()?;
-        let mut host = world.host(Consumer::default().top(&figures.listen()).with(SHORT_WAIT)).await?;
+        let mut host = world.host(Consumer::default().top(&figures.listen()).with(limits)).await?;
         let locked = world.hold(&[LOCKED]).await?;
         let mut batch: Vec<_> = (0..8).map(|n| effect(&format!("n{n}"), &[])).collect();
         let steps = json!({
@@ -54,7 +56,7 @@ mod scenarios {
     }
 
     pub(super) async fn a_locked_row_holds_up_its_own_message_only(world: World) -> TestResult {
-        let (_host, locked) = meet_a_locked_row(&world).await?;
+        let (_host, locked) = meet_a_locked_row(&world, SHORT_WAIT).await?;
         world.wait_number("SELECT COUNT(*) FROM effects WHERE name LIKE 'n%'", 8).await?;
         assert_eq!(
             world.number("SELECT COUNT(*) FROM hapax_parked").await?,
@@ -71,7 +73,20 @@ mod scenarios {
     }
 
     pub(super) async fn a_row_that_stays_locked_is_given_up_for_contention(world: World) -> TestResult {
-        let (_host, locked) = meet_a_locked_row(&world).await?;
+        give_up_a_locked_row(world, SHORT_WAIT).await
+    }
+
+    pub(super) async fn a_statement_whose_time_goes_by_in_waiting_is_contention(world: World) -> TestResult {
+        give_up_a_locked_row(world, "limits = { sql_time = \"1s\", sql_lock_time = \"10s\" }").await
+    }
+
+    pub(super) async fn an_attempt_whose_time_goes_by_in_waiting_is_contention(world: World) -> TestResult {
+        give_up_a_locked_row(world, "limits = { time = \"1s\", sql_time = \"10s\", sql_lock_time = \"10s\" }").await
+    }
+
+    /// Whatever ends the wait, the message is tried again, uncounted, until it is given up.
+    async fn give_up_a_locked_row(world: World, limits: &str) -> TestResult {
+        let (_host, locked) = meet_a_locked_row(&world, limits).await?;
         world.wait_dead("contention", 1).await?;
         assert_eq!(world.number("SELECT COUNT(*) FROM hapax_parked WHERE code = 'contention'").await?, 1);
         assert_eq!(world.effects("held up").await?, 0);

@@ -143,6 +143,16 @@ async fn a_time_limit_inside_a_statement_kills_it() {
 }
 
 #[tokio::test]
+async fn a_time_limit_inside_a_statement_that_waits_for_locks_is_contention() {
+    let call = attempt(&json!([{"sql": "UPDATE held SET n = 1"}]));
+    let (finished, fake) = run(&consumer(|_| {}), Call { time_limit: Duration::from_millis(200), ..call }).await;
+    let Verdict::Contention(error) = &finished.verdict else { panic!("{:?}", finished.verdict) };
+    assert!(error.message.contains("waited for locks of other transactions"), "{error}");
+    assert!(finished.connection.is_none() && finished.touched_sql);
+    assert_eq!(fake.sent().last().map(String::as_str), Some("kill"));
+}
+
+#[tokio::test]
 async fn an_attempt_that_is_dropped_kills_its_statement() {
     let (fake, consumer) = (Fake::default(), consumer(|_| {}));
     let instance = Instance::new(&bench().await.module, &consumer).await.unwrap();

@@ -9,7 +9,7 @@ use hapax::ledger::database::{Connection, DbError, DbErrorKind, KillSwitch};
 use hapax::ledger::value::{Executed, Param, ResultSet, RowLimits, Value};
 
 /// Tables that misbehave.
-pub(crate) const TABLES: [&str; 5] = ["deadlock", "down", "lost", "taken", "slow"];
+pub(crate) const TABLES: [&str; 6] = ["deadlock", "down", "lost", "taken", "slow", "held"];
 
 /// What was sent, in order: statements with their parameters, `ping`, `kill`.
 #[derive(Clone, Default)]
@@ -118,6 +118,10 @@ impl Connection for Fake {
 
 #[async_trait]
 impl KillSwitch for Fake {
+    async fn is_waiting(&self) -> bool {
+        self.sent().last().is_some_and(|sql| sql.contains("held"))
+    }
+
     async fn kill(&self) {
         self.note("kill", &[]);
     }

@@ -328,7 +328,7 @@ fn defaults_keep_to_the_limits_that_are_set() {
     let quick = with("limits = { time = \"300ms\" }");
     assert_eq!(quick.batch.max_time, Duration::from_millis(300));
     assert_eq!(quick.limits.sql_time, Duration::from_millis(300));
-    assert_eq!(quick.limits.sql_lock_time, Duration::from_millis(300));
+    assert_eq!(quick.limits.sql_lock_time, Duration::from_millis(150));
     assert_eq!(with("batch = { max_messages = 10 }").prefetch.messages, 40);
     assert_eq!(with("retry.max_interval = \"2s\"").retry.initial_interval, seconds(2));
     assert_eq!(with("retry.initial_interval = \"1h\"").retry.max_interval, seconds(3600));

@@ -1,5 +1,6 @@
 //! One connection of MariaDB or MySQL.
 
+use std::future::Future;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,7 +13,9 @@ use sqlx::mysql::{MySqlArguments, MySqlConnection};
 use sqlx::{AssertSqlSafe, Column, Connection as _, Either, Executor, Row, SqlSafeStr, Statement, raw_sql};
 
 use super::super::database::{Connection, DbError, DbErrorKind, KillSwitch, SessionSettings, Statement as OneOf};
-use super::super::gate::{ANSWER_GRACE, Gate, Rows, driver_error, kill_in_background, seconds, within, wrong_count};
+use super::super::gate::{
+    ANSWER_GRACE, Gate, Rows, driver_error, kill_in_background, seconds, watched, within, wrong_count,
+};
 use super::super::together;
 use super::super::value::{Executed, Param, ResultSet, RowLimits};
 use super::encode::encode;
@@ -61,13 +64,15 @@ impl MySqlLedgerConnection {
         within(limit, DbErrorKind::Infrastructure, &kill, self.session.simple(sql)).await
     }
 
-    /// How long to wait for a statement, and what it means if that was in vain. MySQL limits only SELECT: there the
-    /// limit of other statements is kept here.
-    fn patience(&self) -> (Duration, DbErrorKind) {
-        match self.session.backend.flavor {
-            Flavor::MariaDb => (self.statement_limit + ANSWER_GRACE, DbErrorKind::Infrastructure),
-            Flavor::MySql => (self.statement_limit + SERVER_GRACE, DbErrorKind::TimedOut),
-        }
+    /// How long to wait for so many statements. MySQL limits only SELECT: there the limit of other statements is kept
+    /// here.
+    fn patience(&self, statements: usize) -> Patience {
+        let limit = self.statement_limit;
+        let (each, in_vain) = match self.session.backend.flavor {
+            Flavor::MariaDb => (limit + ANSWER_GRACE, DbErrorKind::Infrastructure),
+            Flavor::MySql => (limit + SERVER_GRACE, DbErrorKind::TimedOut),
+        };
+        Patience { limit, all: together::times(each, statements), in_vain }
     }
 
     /// After a statement.
@@ -94,6 +99,27 @@ impl MySqlLedgerConnection {
             Flavor::MariaDb => verb.to_owned(),
             Flavor::MySql => format!("{verb}; SET SESSION wait_timeout = {}", backend.wait_timeout),
         }
+    }
+}
+
+/// How long to wait for an answer.
+struct Patience {
+    /// What the server lets one statement take.
+    limit: Duration,
+    all: Duration,
+    /// What it means if there is none.
+    in_vain: DbErrorKind,
+}
+
+impl Patience {
+    /// Waits for statements, which may wait for locks of others meanwhile.
+    async fn watched<T>(
+        self,
+        kill: &Arc<MySqlKill>,
+        answer: impl Future<Output = Result<T, DbError>>,
+    ) -> Result<T, DbError> {
+        let switch: Arc<dyn KillSwitch> = kill.clone();
+        watched(self.limit, kill.as_ref(), within(self.all, self.in_vain, &switch, answer)).await
     }
 }
 
@@ -146,26 +172,23 @@ impl Connection for MySqlLedgerConnection {
 
     async fn execute(&mut self, sql: &str, params: &[Param]) -> Result<Executed, DbError> {
         self.gate.statement()?;
-        let (limit, kind) = self.patience();
-        let kill: Arc<dyn KillSwitch> = self.kill.clone();
-        let result = within(limit, kind, &kill, self.session.execute(sql, params)).await;
+        let patience = self.patience(1);
+        let result = patience.watched(&self.kill, self.session.execute(sql, params)).await;
         self.ran(result).await
     }
 
     async fn execute_all(&mut self, statements: &[OneOf<'_>], executed: &mut Vec<Executed>) -> Result<(), DbError> {
         self.gate.statement()?;
-        let (limit, kind) = self.patience();
-        let kill: Arc<dyn KillSwitch> = self.kill.clone();
+        let patience = self.patience(statements.len());
         let running = together::execute_all(&mut self.session, statements, executed);
-        let result = within(together::times(limit, statements.len()), kind, &kill, running).await;
+        let result = patience.watched(&self.kill, running).await;
         self.ran(result).await
     }
 
     async fn query(&mut self, sql: &str, params: &[Param], limits: RowLimits) -> Result<ResultSet, DbError> {
         self.gate.statement()?;
-        let (limit, kind) = self.patience();
-        let kill: Arc<dyn KillSwitch> = self.kill.clone();
-        let result = within(limit, kind, &kill, self.session.query(sql, params, limits)).await;
+        let patience = self.patience(1);
+        let result = patience.watched(&self.kill, self.session.query(sql, params, limits)).await;
         self.ran(result).await
     }
 

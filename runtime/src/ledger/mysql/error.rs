@@ -90,6 +90,11 @@ pub(super) fn is_unknown_thread(error: &sqlx::Error) -> bool {
     db_error(error).code.as_deref() == Some("1094")
 }
 
+/// The user lacks a privilege that is not one on tables.
+pub(super) fn is_lack_of_privilege(error: &sqlx::Error) -> bool {
+    db_error(error).code.as_deref() == Some("1227")
+}
+
 /// The name of the constraint, which only the message has.
 fn constraint(number: u16, message: &str) -> Option<&str> {
     let between = |before: &str, after: char| {

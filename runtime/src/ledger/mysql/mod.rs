@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::TryFutureExt;
 use sqlx::migrate::Migrator;
 use sqlx::mysql::{MySqlConnectOptions, MySqlConnection, MySqlRow, MySqlTypeInfo};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection as _, Decode, Executor, Row, ValueRef, raw_sql};
@@ -23,7 +24,7 @@ use tokio::sync::OnceCell;
 use super::database::{Connection, Database, DbError, Dialect, Features, KillSwitch, Migration, SessionSettings};
 use super::gate::{
     KILL_LIMIT, MIGRATION_LIMIT, MIGRATION_LOCK_LIMIT, MIGRATIONS_TABLE, apply_migrations, connecting, driver_error,
-    lost, migration_error, millis, plan_migrations, seconds,
+    looked, lost, migration_error, millis, plan_migrations, seconds,
 };
 use connection::MySqlLedgerConnection;
 
@@ -261,7 +262,7 @@ async fn lock_migrations(connection: &mut MySqlConnection) -> Result<(), DbError
     }
 }
 
-/// Ends a connection from another one.
+/// Looks at a connection, and ends it, from another one.
 struct MySqlKill {
     options: MySqlConnectOptions,
     id: u64,
@@ -269,8 +270,43 @@ struct MySqlKill {
     closed: AtomicBool,
 }
 
+impl MySqlKill {
+    /// Waits for tables are in the list of processes, whose own everybody may see. Who waits for a row is told only to
+    /// those who have the privilege PROCESS; others are told whether anybody does.
+    async fn waits(&self, connection: &mut MySqlConnection) -> Result<bool, sqlx::Error> {
+        let table = format!(
+            "SELECT 1 FROM information_schema.processlist WHERE id = {} AND state LIKE 'Waiting for %lock'",
+            self.id
+        );
+        if connection.fetch_optional(raw_sql(AssertSqlSafe(table))).await?.is_some() {
+            return Ok(true);
+        }
+        let row = format!(
+            "SELECT 1 FROM information_schema.innodb_trx WHERE trx_mysql_thread_id = {} AND trx_state = 'LOCK WAIT'",
+            self.id
+        );
+        match connection.fetch_optional(raw_sql(AssertSqlSafe(row))).await {
+            Err(error) if error::is_lack_of_privilege(&error) => {
+                let anybody = "SHOW GLOBAL STATUS WHERE variable_name = 'Innodb_row_lock_current_waits' AND value > 0";
+                Ok(connection.fetch_optional(raw_sql(anybody)).await?.is_some())
+            }
+            own => Ok(own?.is_some()),
+        }
+    }
+}
+
 #[async_trait]
 impl KillSwitch for MySqlKill {
+    async fn is_waiting(&self) -> bool {
+        let look = async {
+            let mut connection = self.options.connect().await?;
+            let waits = self.waits(&mut connection).await?;
+            connection.close().await?;
+            Ok(waits)
+        };
+        looked(look.map_err(|error| error::db_error(&error))).await
+    }
+
     async fn kill(&self) {
         if self.closed.load(Ordering::Acquire) {
             return;

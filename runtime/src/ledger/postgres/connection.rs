@@ -13,7 +13,9 @@ use sqlx::postgres::{PgArguments, PgConnection, PgRow, PgStatement, PgTypeInfo};
 use sqlx::{AssertSqlSafe, Column, Connection as _, Either, Executor, Row, SqlSafeStr, Statement, TypeInfo, raw_sql};
 
 use super::super::database::{Connection, DbError, DbErrorKind, KillSwitch, SessionSettings, Statement as OneOf};
-use super::super::gate::{ANSWER_GRACE, Gate, Rows, driver_error, kill_in_background, millis, within, wrong_count};
+use super::super::gate::{
+    ANSWER_GRACE, Gate, Rows, driver_error, kill_in_background, millis, watched, within, wrong_count,
+};
 use super::super::together;
 use super::super::value::{Executed, Param, ResultSet, RowLimits};
 use super::decode::{self, Reader};
@@ -67,6 +69,16 @@ impl Limits {
     fn sql(&self) -> String {
         let set = timeouts(self.lock, self.statement).map(|(name, value)| format!("SET {name} = {value}"));
         set.join("; ")
+    }
+
+    /// Waits for the answer to so many statements, which may wait for locks of others meanwhile.
+    async fn watched<T>(
+        &self,
+        statements: usize,
+        kill: &Arc<PostgresKill>,
+        answer: impl Future<Output = Result<T, DbError>>,
+    ) -> Result<T, DbError> {
+        watched(self.statement, kill.as_ref(), bounded(self.statement, statements, kill, answer)).await
     }
 
     /// A statement that undoes work, and the limits that it would undo.
@@ -182,20 +194,20 @@ impl Connection for PostgresConnection {
 
     async fn execute(&mut self, sql: &str, params: &[Param]) -> Result<Executed, DbError> {
         self.gate.statement()?;
-        let result = bounded(self.limits.statement, 1, &self.kill, self.session.execute(sql, params)).await;
+        let result = self.limits.watched(1, &self.kill, self.session.execute(sql, params)).await;
         self.gate.leave(result)
     }
 
     async fn query(&mut self, sql: &str, params: &[Param], limits: RowLimits) -> Result<ResultSet, DbError> {
         self.gate.statement()?;
-        let result = bounded(self.limits.statement, 1, &self.kill, self.session.query(sql, params, limits)).await;
+        let result = self.limits.watched(1, &self.kill, self.session.query(sql, params, limits)).await;
         self.gate.leave(result)
     }
 
     async fn execute_all(&mut self, statements: &[OneOf<'_>], executed: &mut Vec<Executed>) -> Result<(), DbError> {
         self.gate.statement()?;
         let running = together::execute_all(&mut self.session, statements, executed);
-        let result = bounded(self.limits.statement, statements.len(), &self.kill, running).await;
+        let result = self.limits.watched(statements.len(), &self.kill, running).await;
         self.gate.leave(result)
     }
 

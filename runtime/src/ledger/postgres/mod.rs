@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::TryFutureExt;
 use sqlx::migrate::{Migrate, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection as _, Executor, Row, raw_sql};
@@ -25,7 +26,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection as _, Executor, Row, raw_sq
 use super::database::{Connection, Database, DbError, Dialect, Features, KillSwitch, Migration, SessionSettings};
 use super::gate::{
     KILL_LIMIT, MIGRATION_LIMIT, MIGRATION_LOCK_LIMIT, MIGRATIONS_TABLE, apply_migrations, connecting, driver_error,
-    lost, migration_error, millis, plan_migrations, seconds,
+    looked, lost, migration_error, millis, plan_migrations, seconds,
 };
 use connection::PostgresConnection;
 use plan::TypeName;
@@ -208,7 +209,7 @@ impl Database for Postgres {
     }
 }
 
-/// Ends a backend from a connection of its own.
+/// Looks at a backend, and ends it, from a connection of its own.
 struct PostgresKill {
     options: PgConnectOptions,
     pid: String,
@@ -218,15 +219,37 @@ struct PostgresKill {
     closed: AtomicBool,
 }
 
+impl PostgresKill {
+    /// The condition that finds it, in a session whose time zone is UTC.
+    fn backend(&self) -> String {
+        format!("pid = {} AND backend_start = '{}'::timestamptz", self.pid, self.started)
+    }
+}
+
 #[async_trait]
 impl KillSwitch for PostgresKill {
+    async fn is_waiting(&self) -> bool {
+        let look = async {
+            let mut connection = self.options.connect().await?;
+            connection.execute(raw_sql("SET TimeZone = 'UTC'")).await?;
+            let sql = format!(
+                "SELECT 1 FROM pg_catalog.pg_stat_activity WHERE {} AND wait_event_type = 'Lock'",
+                self.backend()
+            );
+            let waits = connection.fetch_optional(raw_sql(AssertSqlSafe(sql))).await?.is_some();
+            connection.close().await?;
+            Ok(waits)
+        };
+        looked(look.map_err(|error| error::db_error(&error))).await
+    }
+
     async fn kill(&self) {
         if self.closed.load(Ordering::Acquire) {
             return;
         }
         let work = async {
             let mut connection = self.options.connect().await?;
-            let this = format!("pid = {} AND backend_start = '{}'::timestamptz", self.pid, self.started);
+            let this = self.backend();
             let terminate =
                 format!("SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity WHERE {this}");
             let alive = format!("SELECT 1 FROM pg_catalog.pg_stat_activity WHERE {this}");
