@@ -55,7 +55,7 @@ pub(crate) struct Run {
     pub(crate) swaps: u64,
     pub(crate) soak: Option<String>,
     pub(crate) violations: u64,
-    /// The first of them.
+    /// The first line of the first of them: what follows are ends of logs.
     pub(crate) first: Option<String>,
 }
 
@@ -84,7 +84,10 @@ impl Line {
             swaps: verdict.swaps as u64,
             soak: verdict.soak.clone(),
             violations: verdict.violations.len() as u64,
-            first: verdict.violations.first().map(|violation| violation.to_string()),
+            first: verdict
+                .violations
+                .first()
+                .and_then(|violation| Some(violation.to_string().lines().next()?.to_owned())),
         };
         Self::new(task.seed, task.setting, verdict.servers.clone(), Found::Run(run))
     }
