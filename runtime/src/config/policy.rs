@@ -39,7 +39,7 @@ pub struct Batch {
 pub struct Limits {
     /// Linear memory of the instance, in bytes.
     pub memory: u64,
-    /// Wall-clock time.
+    /// Wall-clock time. One that is up while a statement waits for locks counts as contention, not as an attempt.
     pub time: Duration,
     /// Rows of one query.
     pub sql_rows: u64,
@@ -49,7 +49,7 @@ pub struct Limits {
     pub sql_rows_affected: u64,
     /// Bytes of one statement's text.
     pub sql_text: u64,
-    /// Time of one statement.
+    /// Time of one statement, its waits included. One that goes by in waiting for locks counts as contention too.
     pub sql_time: Duration,
     /// How long one statement waits for a row lock.
     pub sql_lock_time: Duration,

@@ -17,8 +17,8 @@ use crate::ledger::database::{Connection, DbError, DbErrorKind, Statement};
 use crate::ledger::together::times;
 use crate::ledger::value::{Executed, Param, ResultSet, RowLimits};
 
-/// How long the caller waits for a statement to be stopped at the server; stopping goes on without it.
-const KILL_WAIT: Duration = Duration::from_secs(2);
+/// How long the caller waits for a statement to be looked at and stopped at the server; both go on without it.
+const KILL_WAIT: Duration = Duration::from_secs(4);
 
 /// How long a ping that is on its way when the guest ends may take; then its connection is given up.
 const PING_WAIT: Duration = Duration::from_secs(2);
@@ -110,7 +110,7 @@ impl Lent {
         let line = self.line.lock().await.take()?;
         if self.is_busy() {
             let killed = kill(line.connection, true);
-            // The kill runs in a task of its own, so that giving up the wait does not give up the kill.
+            // It runs in a task of its own, so that giving up the wait does not give up the kill.
             let waited = matches!(tokio::time::timeout(KILL_WAIT, killed).await, Ok(Ok(true)));
             self.waited.store(waited, Ordering::Relaxed);
             None
