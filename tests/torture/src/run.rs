@@ -35,6 +35,12 @@ fn limits(task: &Task) -> Limits {
     if task.breach.is_some() { LIMITS_OF_BREACHES } else { LIMITS }
 }
 
+/// The time of a batch, in milliseconds. What it has no time for goes back, and its claim is undone: where that is broken, a
+/// minute must see much of it.
+fn batch_ms(breach: Option<Breach>) -> u32 {
+    if breach == Some(Breach::ClaimLeftIn) { 20 } else { 200 }
+}
+
 /// How often it is looked whether all is done.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -153,7 +159,7 @@ pub(crate) async fn run(task: &Task) -> Result<Verdict> {
 
 /// Servers, hosts that consume, and a producer.
 async fn set_up(task: &Task) -> Result<(Nemesis, Arc<Producer>)> {
-    let stage = Stage::start(task.setting, Profile::Torture).await?;
+    let stage = Stage::start(task.setting, Profile::Torture { batch_ms: batch_ms(task.breach) }).await?;
     let hosts = start_hosts(&stage, task.hosts, task.breach).await?;
     let progress = Arc::<Progress>::default();
     let producer = Producer::new(&stage, task.seed, task.rate, progress.clone()).await?;

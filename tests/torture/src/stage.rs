@@ -113,8 +113,9 @@ impl Setting {
 /// How hosts are configured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Profile {
-    /// Leases, rescues and retries come soon, so that a short run sees many of them.
-    Torture,
+    /// Leases, rescues and retries come soon, so that a short run sees many of them. Batches have this time, in
+    /// milliseconds.
+    Torture { batch_ms: u32 },
     /// As everybody has it who has written down nothing.
     Default,
 }
@@ -521,7 +522,7 @@ url = {lock:?}
 url = {database:?}
 "#
     );
-    if profile == Profile::Torture {
+    if let Profile::Torture { batch_ms } = profile {
         write!(
             text,
             r#"[defaults]
@@ -529,7 +530,7 @@ rescue_after = "{LEASE_SECONDS}s"
 max_crashes = 1000
 retry = {{ max_attempts = {MAX_ATTEMPTS}, initial_interval = "200ms", multiplier = 2.0, max_interval = "1s", jitter = 0.2 }}
 limits = {{ time = "6s" }}
-batch = {{ max_time = "200ms" }}
+batch = {{ max_time = "{batch_ms}ms" }}
 lock = {{ ttl = "{LEASE_SECONDS}s" }}
 prefetch = {{ messages = {PREFETCH} }}
 "#
