@@ -30,7 +30,7 @@ pub(crate) struct Backend {
     pub(crate) dialect: Dialect,
     pub(crate) url: String,
     server: String,
-    name: String,
+    pub(crate) name: String,
     directory: Option<TempDir>,
 }
 
@@ -84,6 +84,13 @@ impl Backend {
     pub(crate) async fn connect_with(&self, settings: SessionSettings) -> Client {
         let connection = self.database_with(settings).connect().await.expect("a connection");
         Client { connection, dialect: self.dialect }
+    }
+
+    /// True where one writer comes after the other, and so none waits for a row; the back end says so itself.
+    pub(crate) async fn writers_take_turns(&self) -> bool {
+        let take_turns = self.dialect == Dialect::Sqlite;
+        assert_eq!(self.database().features().await.expect("features").concurrent_writers, !take_turns);
+        take_turns
     }
 
     /// One of three, by dialect.

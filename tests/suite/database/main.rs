@@ -51,7 +51,7 @@ on_every_database! {
         a_transaction_in_a_hurry, statement_time_limit, killed_by_the_server, read_only, too_many_rows, dropped_future, unreachable_server,
         raised_by_a_trigger, faults_of_rarer_kinds, several_statements_are_refused,
         statements_survive_a_changed_schema;
-    waits: one_lock_after_another, a_slow_statement_while_somebody_else_waits, a_wait_that_only_the_privileged_may_see;
+    waits: one_lock_after_another, a_slow_statement_while_somebody_else_waits, a_wait_of_a_plain_user;
     transactions: commit_and_rollback, savepoints, savepoint_undoes_a_failure, commit_is_refused_after_a_failure,
         nothing_runs_after_a_failure, several_statements_run_in_order_and_each_is_answered,
         several_statements_stop_at_the_first_that_fails, deferred_constraints, statements_outside_of_a_transaction, misuse,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hapax::ledger::database::{DbError, DbErrorKind, Dialect, SessionSettings, open};
+use hapax::ledger::database::{DbError, DbErrorKind, SessionSettings, open};
 use hapax::ledger::value::Value;
 use tokio::task::JoinHandle;
 
@@ -31,9 +31,7 @@ fn run(mut client: Client, sql: &'static str) -> JoinHandle<(Result<(), DbError>
 pub(crate) async fn one_lock_after_another(backend: &Backend) {
     let mut client = backend.connect_with(IN_A_HURRY).await;
     make_stock(&mut client, 2).await;
-    if backend.dialect == Dialect::Sqlite {
-        // A transaction begins with the one lock that there is.
-        assert!(!backend.database().features().await.expect("features").concurrent_writers);
+    if backend.writers_take_turns().await {
         return;
     }
     let (mut first, mut second) = (hold(backend, 1).await, hold(backend, 2).await);
@@ -62,7 +60,7 @@ pub(crate) async fn one_lock_after_another(backend: &Backend) {
 pub(crate) async fn a_slow_statement_while_somebody_else_waits(backend: &Backend) {
     let mut client = backend.connect_with(IN_A_HURRY).await;
     make_stock(&mut client, 1).await;
-    if backend.dialect == Dialect::Sqlite {
+    if backend.writers_take_turns().await {
         return;
     }
     let mut holder = hold(backend, 1).await;
@@ -73,18 +71,30 @@ pub(crate) async fn a_slow_statement_while_somebody_else_waits(backend: &Backend
     waiting.await.expect("a task").0.expect("the row is free");
 }
 
-pub(crate) async fn a_wait_that_only_the_privileged_may_see(backend: &Backend) {
-    let mut client = backend.connect().await;
-    make_stock(&mut client, 1).await;
-    if backend.dialect != Dialect::MySql {
-        // Others may be asked about sessions of the same user.
+/// A user who has no privilege but those on the tables.
+pub(crate) async fn a_wait_of_a_plain_user(backend: &Backend) {
+    if backend.writers_take_turns().await {
         return;
     }
+    let mut client = backend.connect().await;
+    make_stock(&mut client, 1).await;
+    let name = &backend.name;
+    // No longer than names of users may be on MySQL.
+    let user = &format!("u{}", &name[name.len() - 31..]);
+    let created = backend.pick(
+        vec![
+            format!("CREATE ROLE {user} LOGIN PASSWORD 'secret'"),
+            format!("GRANT USAGE ON SCHEMA {name} TO {user}"),
+            format!("GRANT ALL ON stock TO {user}"),
+        ],
+        vec![format!("CREATE USER {user} IDENTIFIED BY 'secret'"), format!("GRANT ALL ON {name}.* TO {user}")],
+        Vec::new(),
+    );
+    for sql in &created {
+        client.run(sql, &[]).await;
+    }
     let mut url = url::Url::parse(&backend.url).expect("a URL");
-    let (name, database) = ("hapax_test_plain", url.path().trim_start_matches('/').to_owned());
-    client.run(&format!("CREATE OR REPLACE USER {name} IDENTIFIED BY 'secret'"), &[]).await;
-    client.run(&format!("GRANT ALL ON {database}.* TO {name}"), &[]).await;
-    url.set_username(name).expect("a user");
+    url.set_username(user).expect("a user");
     url.set_password(Some("secret")).expect("a password");
     let plain = open(url.as_str(), IN_A_HURRY).expect("a usable URL").connect().await.expect("a connection");
     let mut holder = hold(backend, 1).await;
@@ -95,5 +105,12 @@ pub(crate) async fn a_wait_that_only_the_privileged_may_see(backend: &Backend) {
     plain.rollback().await;
     holder.commit().await;
     drop(plain);
-    client.run(&format!("DROP USER {name}"), &[]).await;
+    let dropped = backend.pick(
+        vec![format!("DROP OWNED BY {user}"), format!("DROP ROLE {user}")],
+        vec![format!("DROP USER {user}")],
+        Vec::new(),
+    );
+    for sql in &dropped {
+        client.run(sql, &[]).await;
+    }
 }

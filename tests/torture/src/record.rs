@@ -84,10 +84,7 @@ impl Line {
             swaps: verdict.swaps as u64,
             soak: verdict.soak.clone(),
             violations: verdict.violations.len() as u64,
-            first: verdict
-                .violations
-                .first()
-                .and_then(|violation| Some(violation.to_string().lines().next()?.to_owned())),
+            first: verdict.violations.first().map(|violation| violation.to_string().lines().take(1).collect()),
         };
         Self::new(task.seed, task.setting, verdict.servers.clone(), Found::Run(run))
     }
